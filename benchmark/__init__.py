@@ -1,0 +1,1 @@
+"""The benchmark harness: prompts to media to features to numbers to reports."""

@@ -1,0 +1,62 @@
+"""What the optical-flow estimators share: the upscale rule and what they yield."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import cv2
+import numpy as np
+
+#: RAFT's correlation pyramid degenerates below this side, in pixels.
+MIN_SIDE = 128
+
+
+@dataclass(frozen=True)
+class PairFlow:
+    """The flow from one frame to the next, float32, in pixels of the original frames.
+
+    `flow` (H', W', 2) covers the frame; `padded` (H'', W'', 2) is the field with the estimator's own
+    padding still on, which is what VBench scores. Both may be upscaled in extent, never in units.
+    """
+
+    flow: np.ndarray
+    padded: np.ndarray
+
+
+class FlowEstimator(Protocol):
+    """An optical-flow estimator. `suffix` is joined to the names of the metrics that it serves."""
+
+    @property
+    def suffix(self) -> str: ...
+
+    def label(self, height: int, width: int) -> str:
+        """The estimator's full name for frames of this size."""
+
+    def provenance(self) -> dict[str, Any]:
+        """Versions, settings and weights, JSON-able."""
+
+    def comparable(self) -> bool:
+        """Whether it is the paper's estimator, with weights known by their hash."""
+
+    def pairs(self, video: np.ndarray) -> Iterator[PairFlow]:
+        """Flow of each consecutive pair of uint8 (F, H, W, 3), one at a time."""
+
+
+def upscale_factor(height: int, width: int) -> int:
+    """The smallest integer factor that brings both sides to MIN_SIDE or more; 1 where they are."""
+    return max(1, -(-MIN_SIDE // min(height, width)))
+
+
+def upscale(frame: np.ndarray, factor: int) -> np.ndarray:
+    """Enlarge (H, W, C) by an integer factor, bicubic."""
+    if factor == 1:
+        return frame
+    return cv2.resize(frame, None, fx=factor, fy=factor, interpolation=cv2.INTER_CUBIC)
+
+
+def upscale_label(name: str, height: int, width: int) -> str:
+    """The estimator's name, which says so where frames are upscaled first."""
+    factor = upscale_factor(height, width)
+    return name if factor == 1 else f"{name}, frames upscaled x{factor} (cubic)"

@@ -1,0 +1,139 @@
+"""The suites as data: which prompts, which seeds, which metrics."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+
+from pdmd.errors import UserError, suggest
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """One line of a prompt file. `number` is its place in the file, from 0: seeds follow it."""
+
+    id: str
+    text: str
+    tags: tuple[str, ...]
+    number: int
+
+
+@dataclass(frozen=True)
+class PromptSet:
+    """A prompt file as read: its name, version, the sha256 of its bytes, and its prompts."""
+
+    file: str
+    domain: str
+    version: int
+    sha256: str
+    prompts: tuple[Prompt, ...]
+
+
+@dataclass(frozen=True)
+class Suite:
+    """A benchmark suite.
+
+    `prompt_files` maps a model's domain to a file under prompts/. `seeds` are the seeds of each prompt;
+    with `own_noise`, prompt number i uses `len(seeds) * i + seed` in place of `seed`, so that no two
+    prompts share their noise and an interval over prompts covers the noise too. `frames` None leaves the
+    clip's length to the model.
+    """
+
+    name: str
+    version: int
+    prompt_files: Mapping[str, str]
+    seeds: tuple[int, ...]
+    own_noise: bool
+    frames: int | None
+    metrics: tuple[str, ...]
+
+    def seeds_of(self, prompt: Prompt) -> tuple[int, ...]:
+        """The seeds of one prompt's samples."""
+        return tuple(len(self.seeds) * prompt.number * self.own_noise + seed for seed in self.seeds)
+
+
+PROMPT_VERSION = 1  # raise it with any change to a shipped prompt file
+
+SUITES = {
+    suite.name: suite
+    for suite in (
+        Suite(
+            name="motion",
+            version=1,
+            prompt_files={"sprites": "sprites/motion.jsonl"},
+            seeds=(0,),
+            own_noise=True,
+            frames=None,
+            metrics=("fidelity", "optical_flow", "dynamic_degree"),
+        ),
+    )
+}
+
+
+def get_suite(name: str) -> Suite:
+    """A suite by name. Raises UserError for another name."""
+    if name not in SUITES:
+        raise UserError(f"no suite {name!r}: {suggest(name, SUITES)}")
+    return SUITES[name]
+
+
+def load_prompts(suite: Suite, domain: str, file: Path | None = None) -> PromptSet:
+    """The suite's prompts for models of a domain, or those of the user's own `file`.
+
+    Raises UserError where the suite has no prompts for the domain, or the file is not what it should be.
+    """
+    if file is not None:
+        try:
+            return parse_prompts(file.read_bytes(), str(file), domain, version=0)
+        except OSError as error:
+            raise UserError(f"cannot read the prompt file {file}: {error.strerror or error}") from None
+    if domain not in suite.prompt_files:
+        known = ", ".join(suite.prompt_files)
+        raise UserError(
+            f"suite {suite.name} has no prompts for {domain!r} models (it has: {known}); give a prompt file"
+        )
+    name = suite.prompt_files[domain]
+    return parse_prompts(files("pdmd.prompts").joinpath(*name.split("/")).read_bytes(), name, domain, PROMPT_VERSION)
+
+
+def parse_prompts(content: bytes, name: str, domain: str, version: int) -> PromptSet:
+    """Read JSON Lines of {"id", "text", "tags"} ("tags" may be absent). Raises UserError naming file and line."""
+    prompts: list[Prompt] = []
+    lines_of: dict[str, int] = {}
+    try:
+        lines = content.decode("utf-8").splitlines()
+    except UnicodeDecodeError:
+        raise UserError(f"{name} is not UTF-8 text; a prompt file is JSON Lines") from None
+    for i, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        where = f"{name}, line {i}"
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise UserError(
+                f"{where}: not JSON ({error.msg}); a prompt file is JSON Lines, one object a line"
+            ) from None
+        if not isinstance(row, dict):
+            raise UserError(f"{where}: expected an object with id and text, got {type(row).__name__}")
+        for key in ("id", "text"):
+            if not isinstance(row.get(key), str) or not row[key].strip():
+                raise UserError(f"{where}: {key!r} is missing or not a non-empty string")
+        tags = row.get("tags", [])
+        if not isinstance(tags, list) or not all(isinstance(tag, str) for tag in tags):
+            raise UserError(f"{where}: 'tags' must be a list of strings")
+        if unknown := set(row) - {"id", "text", "tags"}:
+            raise UserError(f"{where}: unknown key {min(unknown)!r}; a prompt has id, text and tags")
+        if not all(c.isalnum() or c in "-_" for c in row["id"]):
+            raise UserError(f"{where}: id {row['id']!r} names a file; use letters, digits, - and _ only")
+        if row["id"] in lines_of:
+            raise UserError(f"{where}: id {row['id']!r} is already on line {lines_of[row['id']]}; ids must differ")
+        lines_of[row["id"]] = i
+        prompts.append(Prompt(row["id"], row["text"], tuple(tags), len(prompts)))
+    if not prompts:
+        raise UserError(f"{name} is empty: it holds no prompt; write one JSON object with id and text a line")
+    return PromptSet(name, domain, version, hashlib.sha256(content).hexdigest(), tuple(prompts))

@@ -1,0 +1,17 @@
+"""The one exception that the command line turns into a line and exit code 2."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(Exception):
+    """Bad input: one line that says what, where and what to do. The command line prints it and exits 2."""
+
+
+def suggest(name: str, known: Iterable[str]) -> str:
+    """A clause naming the nearest known name, or all of them where none is near."""
+    known = list(known)
+    near = difflib.get_close_matches(name, known, n=1)
+    return f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"

@@ -1,0 +1,335 @@
+"""Train the embedded teacher from nothing: autoencoder, latents, transformer.
+
+    python -m pdmd.sprites.pretrain --work runs/sprites-teacher
+
+Three stages, each resumable from its last checkpoint in the work folder; the finished pipeline is
+written to `<work>/pipeline` in the diffusers format.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKLWan, FlowMatchEulerDiscreteScheduler, WanPipeline, WanTransformer3DModel
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+from transformers import PreTrainedTokenizerFast, UMT5Config, UMT5EncoderModel
+
+from pdmd.sprites import grammar, world
+
+VAE_CONFIG = dict(
+    base_dim=16,
+    z_dim=8,
+    dim_mult=[1, 2, 4],
+    num_res_blocks=1,
+    temperal_downsample=[True, True],
+    in_channels=12,
+    out_channels=12,
+    patch_size=2,
+    scale_factor_temporal=4,
+    scale_factor_spatial=8,
+)
+KL_WEIGHT = 1e-4
+TRANSFORMER_CONFIG = dict(
+    patch_size=(1, 2, 2),
+    num_attention_heads=4,
+    attention_head_dim=32,
+    in_channels=8,
+    out_channels=8,
+    text_dim=64,
+    freq_dim=64,
+    ffn_dim=512,
+    num_layers=6,
+    rope_max_seq_len=64,
+)
+TEXT_CONFIG = dict(d_model=64, d_kv=16, d_ff=128, num_layers=2, num_heads=4, dropout_rate=0.0)
+TOKENS = 16  # the longest prompt has 10 words and the end mark
+SHIFT = 3.0  # of the sampling grid
+
+
+def clips(count: int, seed: int, frames: int = world.FRAMES) -> np.ndarray:
+    """Renders of `count` scenes of the world's distribution, uint8 (count, frames, H, W, 3)."""
+    scenes = (world.sample_scene(np.random.default_rng([seed, i])) for i in range(count))
+    return np.stack([world.render(scene, frames) for scene in scenes])
+
+
+def to_model(video: np.ndarray) -> torch.Tensor:
+    """uint8 (n, frames, H, W, 3) -> float32 (n, 3, frames, H, W) in [-1, 1]."""
+    return torch.from_numpy(video).permute(0, 4, 1, 2, 3).float() / 127.5 - 1
+
+
+def psnr(x: torch.Tensor, y: torch.Tensor) -> float:
+    """Peak signal-to-noise ratio in dB of two tensors in [-1, 1]."""
+    return float(10 * torch.log10(4 / (x - y).pow(2).mean()))
+
+
+def save_state(path: Path, state: dict) -> None:
+    """Write a checkpoint whole or not at all."""
+    torch.save(state, path.with_suffix(".tmp"))
+    os.replace(path.with_suffix(".tmp"), path)
+
+
+def log(path: Path, **row: float) -> None:
+    with path.open("a") as f:
+        f.write(json.dumps(row) + "\n")
+    print("  ".join(f"{k} {v:.4g}" for k, v in row.items()), flush=True)
+
+
+# (step at which it begins, frames, batch): single frames first, whole clips at the end.
+VAE_SCHEDULE = ((0, 1, 16), (150, 5, 4), (1900, 9, 3), (2600, 17, 2))
+VAE_STEPS = 2900
+VAE_WARM_UP = 50
+MUON_LR, ADAM_LR = 0.02, 1.5e-3
+
+
+class Optimizers:
+    """Muon on the matrices, AdamW on the rest, one learning-rate factor over both.
+
+    Muon takes matrices only; a convolution's kernel (out, in, ...) takes part as its view (out, rest).
+    """
+
+    def __init__(self, matrices: list[torch.nn.Parameter], others: list[torch.nn.Parameter]) -> None:
+        self.matrices = matrices
+        self.views = [torch.nn.Parameter(p.data.view(p.shape[0], -1)) for p in matrices]
+        self.parameters = [*matrices, *others]
+        self.both = [
+            torch.optim.Muon(self.views, lr=MUON_LR, weight_decay=0.0),
+            torch.optim.AdamW(others, lr=ADAM_LR, betas=(0.9, 0.99), weight_decay=0.0),
+        ]
+
+    def step(self, loss: torch.Tensor, factor: float) -> None:
+        for p in self.parameters:
+            p.grad = None
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.parameters, 1.0)
+        for view, p in zip(self.views, self.matrices, strict=True):
+            view.grad = None if p.grad is None else p.grad.view(view.shape)
+        for optimizer, rate in zip(self.both, (MUON_LR, ADAM_LR), strict=True):
+            for group in optimizer.param_groups:
+                group["lr"] = rate * factor
+            optimizer.step()
+
+    def state_dict(self) -> list[dict]:
+        return [optimizer.state_dict() for optimizer in self.both]
+
+    def load_state_dict(self, states: list[dict]) -> None:
+        for optimizer, state in zip(self.both, states, strict=True):
+            optimizer.load_state_dict(state)
+
+
+def vae_optimizers(vae: AutoencoderKLWan) -> Optimizers:
+    """Muon on every kernel of more than 64 inputs."""
+    matrices = [p for p in vae.parameters() if p.ndim >= 4 and p[0].numel() > 64]
+    chosen = {id(p) for p in matrices}
+    return Optimizers(matrices, [p for p in vae.parameters() if id(p) not in chosen])
+
+
+def train_vae(work: Path, device: str) -> AutoencoderKLWan:
+    """L1 + squared error + a little KL, on ever longer clips."""
+    torch.manual_seed(0)
+    vae = AutoencoderKLWan(**VAE_CONFIG, latents_mean=[0.0] * 8, latents_std=[1.0] * 8).to(device)
+    optimizers = vae_optimizers(vae)
+    state_path, first = work / "vae.pt", 0
+    if state_path.exists():
+        state = torch.load(state_path, weights_only=True)
+        vae.load_state_dict(state["vae"])
+        optimizers.load_state_dict(state["optimizers"])
+        first = state["step"]
+    if first >= VAE_STEPS:
+        return vae.eval()
+    pool = clips(3000, seed=1)
+    held_out = to_model(clips(24, seed=2)).to(device)
+    start = time.time()
+    for step in range(first, VAE_STEPS):
+        rng = np.random.default_rng([3, step])
+        generator = torch.Generator(device).manual_seed(step)
+        _, frames, batch = [row for row in VAE_SCHEDULE if row[0] <= step][-1]
+        begin = rng.integers(0, world.FRAMES - frames + 1)
+        x = to_model(pool[rng.integers(0, len(pool), batch), begin : begin + frames]).to(device)
+        posterior = vae.encode(x).latent_dist
+        y = vae.decode(posterior.sample(generator)).sample
+        kl = 0.5 * (posterior.mean.pow(2) + posterior.var - 1 - posterior.logvar).mean()
+        loss = (x - y).abs().mean() + 2 * (x - y).pow(2).mean() + KL_WEIGHT * kl
+        optimizers.step(loss, min(1.0, (step + 1) / VAE_WARM_UP) * (1 - step / VAE_STEPS))
+        if step % 50 == 49 or step == VAE_STEPS - 1:
+            row = dict(step=step + 1, loss=float(loss.detach()), kl=float(kl.detach()))
+            row |= dict(psnr_batch=psnr(x, y.detach()), minutes=(time.time() - start) / 60)
+            if step % 250 == 249 or step == VAE_STEPS - 1:
+                with torch.no_grad():
+                    row["psnr_held_out"] = psnr(held_out, vae.decode(vae.encode(held_out).latent_dist.mode()).sample)
+                state = dict(vae=vae.state_dict(), optimizers=optimizers.state_dict(), step=step + 1)
+                save_state(state_path, state)
+            log(work / "vae.jsonl", **row)
+    return vae.eval()
+
+
+def build_tokenizer() -> PreTrainedTokenizerFast:
+    """One token a word of the grammar; lower case; an end mark."""
+    special = ["<pad>", "</s>", "<unk>"]
+    vocabulary = {word: i for i, word in enumerate([*special, *grammar.VOCABULARY])}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    tokenizer.normalizer = normalizers.Lowercase()
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token="<pad>",
+        eos_token="</s>",
+        unk_token="<unk>",
+        model_max_length=TOKENS,
+    )
+
+
+LATENTS = 16000
+CHUNK = 1000
+
+
+@torch.no_grad()
+def encode_latents(work: Path, vae: AutoencoderKLWan, device: str) -> tuple[torch.Tensor, list[dict[str, str | None]]]:
+    """Normalised latents (n, z, t, h, w) of LATENTS scenes, float16, and their factors."""
+    folder = work / "latents"
+    folder.mkdir(exist_ok=True)
+    chunks, factors = [], []
+    for c in range(LATENTS // CHUNK):
+        scenes = [world.sample_scene(np.random.default_rng([4, c, i])) for i in range(CHUNK)]
+        factors += [dict(scene.factors) for scene in scenes]
+        path = folder / f"{c:03d}.pt"
+        if not path.exists():
+            means = []
+            for i in range(0, CHUNK, 50):
+                x = to_model(np.stack([world.render(scene) for scene in scenes[i : i + 50]])).to(device)
+                means.append(vae.encode(x).latent_dist.mean.cpu())
+            save_state(path, dict(latents=torch.cat(means)))
+            print(f"latents {c + 1}/{LATENTS // CHUNK}", flush=True)
+        chunks.append(torch.load(path, weights_only=True)["latents"])
+    latents = torch.cat(chunks)
+    mean, std = latents.mean((0, 2, 3, 4)), latents.std((0, 2, 3, 4))
+    vae.register_to_config(latents_mean=mean.tolist(), latents_std=std.tolist())
+    return ((latents - mean.view(1, -1, 1, 1, 1)) / std.view(1, -1, 1, 1, 1)).half(), factors
+
+
+STEPS = 6000
+BATCH = 64
+IMAGE_EVERY = 4  # every fourth step trains on single frames
+LONG_PADDING = 0.1  # share of steps padded to 512 tokens, the stock pipeline's default
+WARM_UP = 200
+EMA = 0.9995
+
+
+def embed(text_encoder: torch.nn.Module, tokenizer: PreTrainedTokenizerFast, prompts: list[str], length: int) -> torch.Tensor:
+    """Prompt embeddings as WanPipeline makes them: zeros after the end mark, (n, length, d)."""
+    tokens = tokenizer(prompts, padding="max_length", max_length=TOKENS, truncation=True, return_tensors="pt")
+    device = next(text_encoder.parameters()).device
+    mask = tokens.attention_mask.to(device)
+    states = text_encoder(tokens.input_ids.to(device), mask).last_hidden_state * mask[..., None]
+    return torch.nn.functional.pad(states, (0, 0, 0, length - TOKENS))
+
+
+def train_transformer(work: Path, vae: AutoencoderKLWan, device: str) -> WanPipeline:
+    """Flow matching on latents of clips and of single frames; the text encoder trains along."""
+    latents, factors = encode_latents(work, vae, device)
+    tokenizer = build_tokenizer()
+    torch.manual_seed(0)
+    transformer = WanTransformer3DModel(**TRANSFORMER_CONFIG).to(device)
+    text_encoder = UMT5EncoderModel(UMT5Config(vocab_size=len(tokenizer), **TEXT_CONFIG)).to(device)
+    nets = torch.nn.ModuleDict(dict(transformer=transformer, text_encoder=text_encoder))
+    ema = torch.optim.swa_utils.AveragedModel(
+        nets, multi_avg_fn=lambda old, new, n: torch._foreach_lerp_(old, new, 1 - min(EMA, (1 + int(n)) / (10 + int(n))))
+    )
+    matrices = [p for p in transformer.blocks.parameters() if p.ndim == 2]
+    chosen = {id(p) for p in matrices}
+    others = [p for p in nets.parameters() if id(p) not in chosen]
+    optimizers = Optimizers(matrices, others)
+    state_path, first = work / "transformer.pt", 0
+    if state_path.exists():
+        state = torch.load(state_path, weights_only=True)
+        nets.load_state_dict(state["nets"])
+        ema.load_state_dict(state["ema"])
+        optimizers.load_state_dict(state["optimizers"])
+        first = state["step"]
+    start, losses = time.time(), []
+    for step in range(first, STEPS):
+        rng = np.random.default_rng([5, step])
+        generator = torch.Generator(device).manual_seed(step)
+        image = step % IMAGE_EVERY == IMAGE_EVERY - 1
+        index = rng.integers(0, len(latents), BATCH)
+        x0 = latents[index].to(device).float()
+        shown = [factors[i] for i in index]
+        if image:
+            x0 = x0[:, :, :1]
+            shown = [{name: f[name] for name in world.IMAGE_FACTORS} for f in shown]
+        prompts = [grammar.training_prompt(rng, f) for f in shown]
+        length = 512 if rng.random() < LONG_PADDING else TOKENS
+        t = torch.sigmoid(torch.randn(BATCH, generator=generator, device=device)).view(-1, 1, 1, 1, 1)
+        eps = torch.randn(x0.shape, generator=generator, device=device)
+        v = transformer(
+            (1 - t) * x0 + t * eps, 1000 * t.flatten(), embed(text_encoder, tokenizer, prompts, length), return_dict=False
+        )[0]
+        loss = (v - (eps - x0)).pow(2).mean()
+        optimizers.step(loss, min(1.0, (step + 1) / WARM_UP) * (1 - step / STEPS))
+        ema.update_parameters(nets)
+        losses.append(float(loss.detach())) if not image else None
+        if step % 100 == 99:
+            log(work / "transformer.jsonl", step=step + 1, loss=float(np.mean(losses)), minutes=(time.time() - start) / 60)
+            losses.clear()
+        if step % 250 == 249 or step == STEPS - 1:
+            state = dict(nets=nets.state_dict(), ema=ema.state_dict(), optimizers=optimizers.state_dict())
+            save_state(state_path, state | dict(step=step + 1))
+        if step % 1000 == 999 or step == STEPS - 1:
+            pipeline = assemble(vae, tokenizer, ema.module)
+            pipeline.save_pretrained(work / "pipeline")
+            contact_sheet(pipeline, work / f"preview-{step + 1:05d}.png")
+    return assemble(vae, tokenizer, ema.module)
+
+
+def assemble(vae: AutoencoderKLWan, tokenizer: PreTrainedTokenizerFast, nets: torch.nn.ModuleDict) -> WanPipeline:
+    scheduler = FlowMatchEulerDiscreteScheduler(shift=SHIFT)
+    return WanPipeline(tokenizer, nets["text_encoder"], vae, scheduler, nets["transformer"])
+
+
+def contact_sheet(pipeline: WanPipeline, path: Path, guidance: float = 3.0) -> None:
+    """24 clips for 24 prompts that no training used, five frames each, as one PNG."""
+    rng, prompts = np.random.default_rng(6), []
+    while len(prompts) < 24:
+        factors = world.sample_scene(rng).factors
+        text = grammar.prompt({n: v for n, v in factors.items() if v is not None and rng.random() < 0.8})
+        if grammar.held_out(text):
+            prompts.append(text)
+    pipeline.set_progress_bar_config(disable=True)
+    video = pipeline(
+        prompts,
+        height=world.SIZE,
+        width=world.SIZE,
+        num_frames=world.FRAMES,
+        num_inference_steps=40,
+        guidance_scale=guidance,
+        max_sequence_length=TOKENS,
+        generator=[torch.Generator().manual_seed(i) for i in range(len(prompts))],
+    ).frames
+    strips = [np.concatenate(clip[[0, 4, 8, 12, 16]], axis=1) for clip in video]
+    sheet = np.concatenate([np.concatenate(strips[i::2], axis=0) for i in range(2)], axis=1)
+    import matplotlib.image
+
+    matplotlib.image.imsave(path, np.clip(sheet, 0, 1))
+    path.with_suffix(".txt").write_text("\n".join(prompts) + "\n")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--work", type=Path, default=Path("runs/sprites-teacher"))
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    args = parser.parse_args()
+    args.work.mkdir(parents=True, exist_ok=True)
+    vae = train_vae(args.work, args.device)
+    pipeline = train_transformer(args.work, vae, args.device)
+    pipeline.save_pretrained(args.work / "pipeline")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,43 @@
+"""A stand-in model that renders scenes of the world: its media are right by construction."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+
+from pdmd.sprites import grammar, world
+
+
+class Renderer:
+    """Renders what the prompt states; what it leaves open follows the seed. Counts what it was asked for."""
+
+    domain = "sprites"
+    fps = 8.0
+
+    def __init__(self, name: str = "renderer") -> None:
+        self.name = name
+        self.identity = {"kind": "renderer", "version": 1}
+        self.asked: list[tuple[str, int]] = []
+        self.fail_after: int | None = None
+
+    def generate(self, prompts: Sequence[str], seeds: Sequence[int], frames: int | None) -> np.ndarray:
+        if self.fail_after is not None and len(self.asked) >= self.fail_after:
+            raise KeyboardInterrupt
+        self.asked += zip(prompts, seeds, strict=True)
+        scenes = [
+            world.sample_scene(np.random.default_rng(seed), grammar.parse(text))
+            for text, seed in zip(prompts, seeds, strict=True)
+        ]
+        return np.stack([world.render(scene, frames or 5) for scene in scenes])
+
+
+@pytest.fixture
+def renderer() -> Renderer:
+    return Renderer()
+
+
+@pytest.fixture(scope="session")
+def make_renderer() -> type[Renderer]:
+    return Renderer

@@ -1,0 +1,63 @@
+"""Media round trips: exact fps, quality, bad files."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+
+import numpy as np
+import pytest
+
+from pdmd.benchmark import media
+from pdmd.errors import UserError
+from pdmd.sprites import world
+
+
+@pytest.fixture(scope="module")
+def clip() -> np.ndarray:
+    return world.render(world.sample_scene(np.random.default_rng(0)))
+
+
+@pytest.mark.parametrize(("fps", "exact"), [(8, Fraction(8)), (23.976, Fraction(24000, 1001)), (12.5, Fraction(25, 2))])
+def test_a_video_keeps_frames_size_fps_and_quality(clip, tmp_path, fps: float, exact: Fraction) -> None:
+    media.write_video(tmp_path / "a.mp4", clip, fps)
+    read = media.read_video(tmp_path / "a.mp4")
+    assert read.fps == exact
+    assert read.frames.shape == clip.shape
+    luma = (read.frames.astype(float) - clip) @ (0.299, 0.587, 0.114)
+    assert np.mean(luma**2) < 255**2 / 10**4  # 40 dB; chroma is halved in size and worse
+    assert [p.name for p in tmp_path.iterdir()] == ["a.mp4"]
+
+
+def test_the_same_frames_give_the_same_bytes(clip, tmp_path) -> None:
+    for name in "ab":
+        media.write_video(tmp_path / f"{name}.mp4", clip, 8)
+    assert (tmp_path / "a.mp4").read_bytes() == (tmp_path / "b.mp4").read_bytes()
+
+
+def test_png_is_lossless_and_one_frame(clip, tmp_path) -> None:
+    media.write_png(tmp_path / "a.png", clip[0])
+    read = media.read_video(tmp_path / "a.png")
+    np.testing.assert_array_equal(read.frames, clip[:1])
+    assert read.fps is None
+
+
+def test_bad_media_are_one_clear_line(clip, tmp_path) -> None:
+    media.write_video(tmp_path / "a.mp4", clip, 8)
+    (tmp_path / "cut.mp4").write_bytes((tmp_path / "a.mp4").read_bytes()[:1000])
+    (tmp_path / "text.png").write_text("no picture")
+    for name, says in (
+        ("cut.mp4", "not a readable video"),
+        ("text.png", "not a readable image"),
+        ("none.mp4", "not there"),
+    ):
+        with pytest.raises(UserError, match=says):
+            media.read_video(tmp_path / name)
+    with pytest.raises(UserError, match="even sides"):
+        media.write_video(tmp_path / "odd.mp4", clip[:, :63], 8)
+
+
+def test_contact_sheet_takes_first_to_last_frame(clip) -> None:
+    sheet = media.contact_sheet([clip, clip], columns=3, gap=2)
+    assert sheet.shape == (2 * 64 + 2, 3 * 64 + 4, 3)
+    np.testing.assert_array_equal(sheet[:64, :64], clip[0])
+    np.testing.assert_array_equal(sheet[66:, -64:], clip[-1])

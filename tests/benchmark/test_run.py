@@ -1,0 +1,156 @@
+"""A run from end to end on a small suite; result.json there and back; the report."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+from torchvision.models.optical_flow import raft_large
+
+from pdmd.benchmark import report, result
+from pdmd.benchmark.features.dis import Dis
+from pdmd.benchmark.run import run_suite, score_folder
+from pdmd.benchmark.suites import get_suite
+from pdmd.errors import UserError
+
+SUITE = get_suite("motion")
+
+
+@pytest.fixture(scope="module")
+def ran(tmp_path_factory, make_renderer) -> Path:
+    out = tmp_path_factory.mktemp("bench")
+    run_suite(SUITE, [make_renderer("one"), make_renderer("two_*")], out, limit=10, quiet=True)
+    return out
+
+
+def test_every_file_is_there_and_the_numbers_agree(ran) -> None:
+    made = result.load(ran / "one" / "result.json")
+    items = pd.read_csv(ran / "one" / "items.csv")
+    assert len(items) == made.expected == 10
+    for name in ("fidelity", "optical_flow_dis", "dynamic_degree_dis"):
+        metric = made.metric(name)
+        assert metric is not None
+        assert metric.n == 10
+        assert metric.missing == 0
+        assert metric.value == pytest.approx(items[name].mean())
+        assert metric.interval is not None
+        assert metric.interval.low <= metric.value <= metric.interval.high
+        assert not metric.comparable_with_paper
+    assert {m.metric for m in made.missing} == {"optical_flow", "dynamic_degree"}
+    assert all("--weights raft=" in m.command for m in made.missing)
+    assert all(len(row.split()) == 4 for row in items["pair_scores"])  # 5 frames
+    assert "upscaled x2" in made.metric("optical_flow_dis").estimator
+    assert len(made.generation["prompts"]["sha256"]) == 64
+    assert made.provenance["packages"]["torch"]
+
+
+def test_the_report_carries_the_numbers_and_pictures(ran) -> None:
+    made = result.load(ran / "one" / "result.json")
+    text = (ran / "one" / "report.md").read_text()
+    for metric in made.metrics:
+        assert report.number(metric) in text
+    header = next(line for line in text.splitlines() if line.startswith("| model"))
+    assert header.index("fidelity") < header.index("optical")
+    for name in ("clips.png", "flow.png"):
+        assert f"]({name})" in text
+        assert (ran / "one" / name).read_bytes().startswith(b"\x89PNG")
+    joint = (ran / "report.md").read_text()
+    assert joint.count(report.number(made.metric("fidelity"))) >= 2
+    assert "two\\_\\*" in joint
+
+
+def test_markup_in_names_is_inert() -> None:
+    text = report.escape("a <script>|x|</script> [l](http://e.org) **b** `c` $d$\n# e\\")
+    for mark in ("<script", "|x", "[l", "**", "`c", "$d", "://"):
+        assert mark not in text.replace("\\" + mark[0], "")
+    assert "\n" not in text
+    assert report.escape("a red circle moving left, slowly (2)") == "a red circle moving left, slowly (2)"
+
+
+def test_a_broken_sample_is_missing_and_the_run_goes_on(ran, tmp_path) -> None:
+    folder = tmp_path / "copy"
+    shutil.copytree(ran / "one", folder)
+    (folder / "media" / "m003-3.mp4").write_bytes(b"not a video")
+    made = score_folder("motion", folder, Dis())
+    assert all(m.n == 9 and m.missing == 1 for m in made.metrics)
+    assert "not a readable video" in made.problems["m003-3"]["optical_flow_dis"]
+    assert "m003-3" in (folder / "report.md").read_text()
+
+
+def test_single_images_have_no_flow_and_are_never_dynamic(renderer, tmp_path) -> None:
+    (path,) = run_suite(replace(SUITE, frames=1), [renderer], tmp_path, limit=3, quiet=True)
+    made = result.load(path)
+    assert made.metric("dynamic_degree_dis").value == 0
+    assert "one frame: never dynamic (VBench's rule)" in (path.parent / "report.md").read_text()
+    reasons = {m.metric: m.reason for m in made.missing}
+    assert "one frame has no flow" in reasons["optical_flow_dis"]
+
+
+def test_raft_takes_the_place_of_dis(renderer, tmp_path) -> None:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        torch.save(raft_large(weights=None).state_dict(), tmp_path / "raft.pth")
+    out = tmp_path / "out"
+    (path,) = run_suite(replace(SUITE, frames=2), [renderer], out, {"raft": tmp_path / "raft.pth"}, limit=1, quiet=True)
+    made = result.load(path)
+    assert {m.name for m in made.metrics} == {"fidelity", "optical_flow", "dynamic_degree"}
+    assert not made.missing
+    assert made.provenance["flow"]["training"] == "unrecognised"
+    assert not made.metric("optical_flow").comparable_with_paper
+    assert made.metric("dynamic_degree").details["quirks"] == ["two frames: always dynamic (VBench's rule)"]
+
+
+def test_media_of_anything_else_is_scored_from_its_manifest(ran, tmp_path) -> None:
+    shutil.copytree(ran / "one" / "media", tmp_path / "theirs" / "media")
+    rows = [{"id": "x", "seed": 7, "prompt": "a city at night", "file": "media/m000-0.mp4"}]
+    (tmp_path / "theirs" / "manifest.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    made = score_folder("motion", tmp_path / "theirs", Dis())
+    assert made.metric("optical_flow_dis").n == 1
+    assert made.metric("fidelity") is None
+    assert "fidelity" in {m.metric for m in made.missing}
+
+
+def test_result_there_and_back(ran, tmp_path) -> None:
+    made = result.load(ran / "one" / "result.json")
+    result.save(made, tmp_path / "result.json")
+    assert result.load(tmp_path / "result.json") == made
+    assert (tmp_path / "result.json").read_bytes() == (ran / "one" / "result.json").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda text: text[: len(text) // 2], "not whole JSON"),
+        (lambda text: text.replace('"schema_version": 1', '"schema_version": 2'), "upgrade pdmd"),
+        (lambda text: text.replace('"schema_version": 1', '"version": 1'), "no schema_version"),
+        (lambda text: text.replace('"estimator"', '"estimated"', 1), "not a whole result"),
+        (lambda text: text.replace('"metrics"', '"metric"', 1), "not a whole result"),
+        (lambda text: "[]", "no schema_version"),
+    ],
+)
+def test_a_bad_result_is_one_clear_line(ran, tmp_path, change, says: str) -> None:
+    path = tmp_path / "result.json"
+    path.write_text(change((ran / "one" / "result.json").read_text()))
+    with pytest.raises(UserError, match=says) as caught:
+        result.load(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_bad_input_stops_before_anything_is_made(make_renderer, tmp_path) -> None:
+    def says(**options: object) -> str:
+        models = options.pop("models", None) or [make_renderer()]
+        with pytest.raises(UserError) as caught:
+            run_suite(SUITE, models, tmp_path / "out", quiet=True, **options)
+        return str(caught.value)
+
+    assert "did you mean 'raft'" in says(weights={"raff": Path("x")})
+    assert "no file" in says(weights={"raft": tmp_path / "none.pth"})
+    assert "at least one prompt" in says(limit=0)
+    assert "two models" in says(models=[make_renderer(), make_renderer()])
+    assert "cannot name a folder" in says(models=[make_renderer("a/b")])
+    assert not (tmp_path / "out").exists()
