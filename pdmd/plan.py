@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Literal
 
 from pdmd.flow import time_grid
@@ -104,7 +105,7 @@ def split(
     grid = time_grid(steps, shift)
     borders = [-(-k * steps // phases) for k in range(phases + 1)]
     made = []
-    for k, (first, last) in enumerate(zip(borders, borders[1:], strict=False)):
+    for k, (first, last) in enumerate(pairwise(borders)):
         times = grid[first : last + 1]
         high = 1.0 if interval == "nested" else times[0]
         expert = 0 if shared else k

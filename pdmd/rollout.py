@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -39,7 +40,7 @@ def rollout(velocity: Velocity, expert: nn.Module, phase: Phase, x: Tensor, cond
     """
     times = (*phase.times[:stop], phase.end)
     graph = torch.is_grad_enabled()
-    for i, (t, s) in enumerate(zip(times, times[1:], strict=False)):
+    for i, (t, s) in enumerate(pairwise(times)):
         with torch.set_grad_enabled(graph and (phase.full_graph or i == stop - 1)):
             v = velocity(expert, x, x.new_full((len(x),), t), cond)
             x0 = x0_from_velocity(x, v, t)

@@ -10,9 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from pdmd.flow import renoise
+from pdmd.flow import renoise, x0_from_velocity
 from pdmd.loss import fake_loss, generator_gradient, normaliser, surrogate
-from pdmd.flow import x0_from_velocity
 from pdmd.plan import Phase, Plan
 from pdmd.rollout import draw_stop, rollout
 from pdmd.teachers import Teacher
@@ -60,7 +59,13 @@ def draw_noise(like: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def fake_error(
-    teacher: Teacher, plan: Plan, phase: Phase, expert: nn.Module, fake: nn.Module, start: Tensor, cond: Tensor,
+    teacher: Teacher,
+    plan: Plan,
+    phase: Phase,
+    expert: nn.Module,
+    fake: nn.Module,
+    start: Tensor,
+    cond: Tensor,
     generator: torch.Generator,
 ) -> Tensor:
     """F's loss on fresh samples of the generator, a scalar: x_s = rollout(...), x_t = renoise(x_s), regression."""
@@ -73,7 +78,13 @@ def fake_error(
 
 
 def fit_fake(
-    teacher: Teacher, plan: Plan, phase: Phase, expert: nn.Module, fake: Trainee, start: Tensor, cond: Tensor,
+    teacher: Teacher,
+    plan: Plan,
+    phase: Phase,
+    expert: nn.Module,
+    fake: Trainee,
+    start: Tensor,
+    cond: Tensor,
     generator: torch.Generator,
 ) -> Tensor:
     """One fit of F to the generator's distribution; returns the loss."""
@@ -83,7 +94,13 @@ def fit_fake(
 
 
 def update_generator(
-    teacher: Teacher, plan: Plan, phase: Phase, expert: Trainee, fake: nn.Module, start: Tensor, cond: Tensor,
+    teacher: Teacher,
+    plan: Plan,
+    phase: Phase,
+    expert: Trainee,
+    fake: nn.Module,
+    start: Tensor,
+    cond: Tensor,
     generator: torch.Generator,
 ) -> Update:
     """One step of the generator down the gradient of the reverse KL between its diffused samples and

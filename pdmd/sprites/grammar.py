@@ -14,7 +14,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from pdmd.sprites.world import DIRECTIONS, FACTORS, GROUNDS
+from pdmd.sprites.world import DIRECTIONS, FACTORS, GROUNDS, IMAGE_FACTORS, sample_scene
 
 COUNTS = {"one": "a", "two": "two"}
 MOTIONS = {"still": "standing still", **{d: f"moving {d}" for d in DIRECTIONS}, "circling": "moving around"}
@@ -61,7 +61,7 @@ def parse(text: str) -> dict[str, str]:
     stated: dict[str, str] = {}
     singular = {plural(shape): shape for shape in FACTORS["shape"]}
     direct = {value: name for name in ("size", "colour", "speed", "shape") for value in FACTORS[name]}
-    direct |= {word: "shape" for word in singular}
+    direct |= dict.fromkeys(singular, "shape")
     for i, word in enumerate(words):
         before = words[i - 1] if i else ""
         if word in COUNTS.values():
@@ -115,3 +115,14 @@ def training_prompt(
         text = prompt({name: value for name, value in factors.items() if value is not None and rng.random() < share})
         if not held_out(text):
             return text
+
+
+def training_prompts(n: int, seed: int, image: bool) -> list[str]:
+    """n prompts of random scenes, never a held-out one; for an image they state no motion."""
+    names = IMAGE_FACTORS if image else tuple(FACTORS)
+    made = []
+    for i in range(n):
+        rng = np.random.default_rng([seed, i])
+        factors = sample_scene(rng).factors
+        made.append(training_prompt(rng, {name: factors[name] for name in names}, empty=0.0))
+    return made

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import os
 import time
 from pathlib import Path
@@ -214,7 +213,7 @@ def encode_latents(work: Path, vae: AutoencoderKLWan, device: str) -> tuple[torc
     return ((latents - mean.view(1, -1, 1, 1, 1)) / std.view(1, -1, 1, 1, 1)).half(), factors
 
 
-STEPS = 6000
+STEPS = 4500
 BATCH = 64
 IMAGE_EVERY = 4  # every fourth step trains on single frames
 LONG_PADDING = 0.1  # share of steps padded to 512 tokens, the stock pipeline's default
@@ -222,7 +221,9 @@ WARM_UP = 200
 EMA = 0.9995
 
 
-def embed(text_encoder: torch.nn.Module, tokenizer: PreTrainedTokenizerFast, prompts: list[str], length: int) -> torch.Tensor:
+def embed(
+    text_encoder: torch.nn.Module, tokenizer: PreTrainedTokenizerFast, prompts: list[str], length: int
+) -> torch.Tensor:
     """Prompt embeddings as WanPipeline makes them: zeros after the end mark, (n, length, d)."""
     tokens = tokenizer(prompts, padding="max_length", max_length=TOKENS, truncation=True, return_tensors="pt")
     device = next(text_encoder.parameters()).device
@@ -240,7 +241,8 @@ def train_transformer(work: Path, vae: AutoencoderKLWan, device: str) -> WanPipe
     text_encoder = UMT5EncoderModel(UMT5Config(vocab_size=len(tokenizer), **TEXT_CONFIG)).to(device)
     nets = torch.nn.ModuleDict(dict(transformer=transformer, text_encoder=text_encoder))
     ema = torch.optim.swa_utils.AveragedModel(
-        nets, multi_avg_fn=lambda old, new, n: torch._foreach_lerp_(old, new, 1 - min(EMA, (1 + int(n)) / (10 + int(n))))
+        nets,
+        multi_avg_fn=lambda old, new, n: torch._foreach_lerp_(old, new, 1 - min(EMA, (1 + int(n)) / (10 + int(n)))),
     )
     matrices = [p for p in transformer.blocks.parameters() if p.ndim == 2]
     chosen = {id(p) for p in matrices}
@@ -269,14 +271,22 @@ def train_transformer(work: Path, vae: AutoencoderKLWan, device: str) -> WanPipe
         t = torch.sigmoid(torch.randn(BATCH, generator=generator, device=device)).view(-1, 1, 1, 1, 1)
         eps = torch.randn(x0.shape, generator=generator, device=device)
         v = transformer(
-            (1 - t) * x0 + t * eps, 1000 * t.flatten(), embed(text_encoder, tokenizer, prompts, length), return_dict=False
+            (1 - t) * x0 + t * eps,
+            1000 * t.flatten(),
+            embed(text_encoder, tokenizer, prompts, length),
+            return_dict=False,
         )[0]
         loss = (v - (eps - x0)).pow(2).mean()
         optimizers.step(loss, min(1.0, (step + 1) / WARM_UP) * (1 - step / STEPS))
         ema.update_parameters(nets)
         losses.append(float(loss.detach())) if not image else None
         if step % 100 == 99:
-            log(work / "transformer.jsonl", step=step + 1, loss=float(np.mean(losses)), minutes=(time.time() - start) / 60)
+            log(
+                work / "transformer.jsonl",
+                step=step + 1,
+                loss=float(np.mean(losses)),
+                minutes=(time.time() - start) / 60,
+            )
             losses.clear()
         if step % 250 == 249 or step == STEPS - 1:
             state = dict(nets=nets.state_dict(), ema=ema.state_dict(), optimizers=optimizers.state_dict())

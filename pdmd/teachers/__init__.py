@@ -56,31 +56,33 @@ class Teacher(Protocol):
         """Write the experts as a folder of the family's own format; `steps` is the expert of each step."""
 
 
-def _sprites() -> Teacher:
+def _sprites(guidance: float | None) -> Teacher:
     from pdmd.teachers.wan import load
 
-    return load(Path(__file__).parent.parent / "sprites" / "teacher", name="sprites")
+    return load(Path(__file__).parent.parent / "sprites" / "teacher", "sprites", guidance)
 
 
-def _mixture() -> Teacher:
+def _mixture(guidance: float | None) -> Teacher:
     from pdmd.teachers.mixture import Mixture
 
+    if guidance is not None:
+        raise UserError("teacher mixture has no conditions and takes no guidance")
     return Mixture()
 
 
 #: The teachers that need no download.
-EMBEDDED: dict[str, Callable[[], Teacher]] = {"sprites": _sprites, "mixture": _mixture}
+EMBEDDED: dict[str, Callable[[float | None], Teacher]] = {"sprites": _sprites, "mixture": _mixture}
 
 
-def load_teacher(spec: str) -> Teacher:
+def load_teacher(spec: str, guidance: float | None = None) -> Teacher:
     """A teacher by embedded name, or from a folder in the diffusers format, or by hub id.
 
-    Raises UserError for what is none of these.
+    `guidance` replaces the teacher's own weight w. Raises UserError for what is none of these.
     """
     if spec in EMBEDDED:
-        return EMBEDDED[spec]()
+        return EMBEDDED[spec](guidance)
     if not Path(spec).exists() and spec.count("/") != 1:
         raise UserError(f"no teacher {spec!r}: give {', '.join(EMBEDDED)}, a diffusers folder or a hub id (owner/name)")
     from pdmd.teachers.wan import load
 
-    return load(spec)
+    return load(spec, guidance=guidance)

@@ -1,0 +1,77 @@
+"""The project's commands, each with its own environment under .nox/ and all its set-up.
+
+pip install nox
+nox -s demo             distil the embedded teacher, measure the student's motion against it, write a report
+nox -s tests            the tests, without the minutes-long ones; `nox -s tests -- -k flow` passes on to pytest
+nox -s slow             the minutes-long ones
+nox -s lint             ruff and mypy
+
+The first run of a session installs the set of versions in constraints.txt: on a line to the package index some
+minutes, later runs seconds. Without a GPU, PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu saves the
+gigabytes of CUDA that the package index's torch brings along.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import nox
+from nox.command import CommandFailed
+
+nox.needs_version = ">=2025.2"
+nox.options.sessions = ["tests"]
+nox.options.reuse_venv = "yes"
+
+#: No session downloads weights; one that tries is a defect and fails at once instead of hanging.
+ENV = {"HF_HUB_OFFLINE": "1"}
+
+
+def install(session: nox.Session) -> None:
+    """The package, editable, with the dev extra, in the tested set of versions.
+
+    Editable, because pytest and mypy then see the files in the checkout; benchmark/ and prompts/ still
+    import as pdmd.benchmark and pdmd.prompts, as they do from the wheel (tests/test_package.py).
+    """
+    session.log("installing the tested set of versions: minutes the first time, seconds later")
+    session.install("-c", "constraints.txt", "-e", ".[dev]")
+
+
+@nox.session
+def tests(session: nox.Session) -> None:
+    """The tests, without those marked slow."""
+    install(session)
+    session.run("pytest", "-m", "not slow", *session.posargs, env=ENV)
+
+
+@nox.session
+def slow(session: nox.Session) -> None:
+    """The tests marked slow: minutes each."""
+    install(session)
+    session.run("pytest", "-m", "slow", *session.posargs, env=ENV)
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Ruff (rules and format) and mypy; all three speak before the session fails."""
+    install(session)
+    failed = []
+    for command in ["ruff", "check"], ["ruff", "format", "--check"], ["mypy"]:
+        try:
+            session.run(*command)
+        except CommandFailed:
+            failed.append(" ".join(command))
+    if failed:
+        session.error(f"failed: {', '.join(failed)}")
+
+
+@nox.session
+def demo(session: nox.Session) -> None:
+    """Distil the embedded teacher with Phased DMD, then measure student and teacher on the motion suite."""
+    install(session)
+    train = ["pdmd", "train", "--method", "phased", "--out", "runs/demo"]
+    if Path("runs/demo/config.json").exists():
+        session.log("runs/demo is there: going on with it; delete runs/demo and bench/demo to start anew")
+        train.append("--resume")
+    session.run(*train, env=ENV)
+    bench = ["pdmd", "bench", "--suite", "motion", "--model", "runs/demo", "--model", "sprites", "--out", "bench/demo"]
+    session.run(*bench, env=ENV)

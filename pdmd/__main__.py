@@ -1,0 +1,5 @@
+"""`python -m pdmd`."""
+
+from pdmd.cli import main
+
+main()

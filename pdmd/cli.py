@@ -1,0 +1,207 @@
+"""The command line. Bad input is one line on standard error and exit code 2; a failed gate is 1;
+an interrupted training is 130, its state saved."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from pdmd.errors import UserError
+from pdmd.version import __version__
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Distil image and video diffusion models into few steps, and measure what was kept.",
+)
+
+INTERRUPTED = 130
+
+
+@app.command()
+def train(
+    method: Annotated[str | None, typer.Option(help="dmd, few-step, sgts, phased or tdm.  [phased]")] = None,
+    teacher: Annotated[
+        str | None, typer.Option(help="sprites, mixture, a diffusers folder or a hub id.  [sprites]")
+    ] = None,
+    recipe: Annotated[
+        Path | None, typer.Option(help="A TOML file of settings; the teacher's own where left out.")
+    ] = None,
+    set_: Annotated[list[str] | None, typer.Option("--set", help="key=value, over the recipe; repeatable.")] = None,
+    out: Annotated[Path | None, typer.Option(help="The run's folder.  [runs/TEACHER-METHOD]")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out, to the same weights.")] = False,
+) -> None:
+    """Distil a teacher into a few-step student."""
+    from pdmd.config import make_config
+    from pdmd.run import Run, new_folder
+    from pdmd.train import Interrupted, start
+    from pdmd.train import train as run_training
+
+    if resume:
+        if out is None:
+            raise UserError("--resume needs --out, the folder of the run to go on with")
+        if method or teacher or recipe or set_:
+            raise UserError("--resume takes the run's own settings; leave out --method, --teacher, --recipe and --set")
+        run = Run.reopen(out)
+        if (run.student / "student.json").is_file():
+            print(f"{out} is finished: its student is {run.student}")
+            return
+    else:
+        config = make_config(method, teacher, recipe, set_ or [])
+        run = start(config, out or new_folder(config))
+    print(f"training {run.config.method} from {run.config.teacher} into {run.folder}")
+    with _progress() as progress:
+        task = progress.add_task("starting", total=run.config.generator_steps, figures="")
+
+        def report(step: int, total: int, stage: int, row: dict[str, float]) -> None:
+            figures = f"F {row['fake_loss']:.3f}  |g| {row['gradient_norm']:.3f}"
+            if "probe/fidelity" in row:
+                figures += f"  fidelity {row['probe/fidelity']:.2f}  distance {row['probe/distance']:.2f}"
+            progress.update(task, completed=step, total=total, description=f"phase {stage + 1}", figures=figures)
+
+        try:
+            student = run_training(run, resume, report, lambda text: progress.console.print(f"warning: {text}"))
+        except Interrupted as stop:
+            progress.stop()
+            print(f"interrupted at step {stop}; go on with: pdmd train --resume --out {run.folder}", file=sys.stderr)
+            raise typer.Exit(INTERRUPTED) from None
+    print(f"student: {student}")
+    print(f'next:    pdmd sample {run.folder} --prompt "..."   or   pdmd bench --suite motion --model {run.folder}')
+
+
+@app.command()
+def sample(
+    model: Annotated[str, typer.Argument(help="A run's folder, a student's folder or a teacher.")],
+    prompt: Annotated[str, typer.Option(help="What to show.")],
+    seed: Annotated[list[int] | None, typer.Option(help="Repeatable; several give a contact sheet.  [0]")] = None,
+    out: Annotated[Path | None, typer.Option(help=".mp4, or .png for an image or a contact sheet.")] = None,
+    frames: Annotated[int | None, typer.Option(help="1 makes an image.  [the model's own]")] = None,
+    steps: Annotated[int | None, typer.Option(help="A teacher's sampling steps.")] = None,
+    guidance: Annotated[float | None, typer.Option(help="A teacher's guidance weight w.")] = None,
+) -> None:
+    """Make clips or images from a prompt."""
+    from pdmd.benchmark.media import contact_sheet, write_png, write_video
+    from pdmd.sample import load_model
+
+    seeds = seed or [0]
+    if frames is not None and frames < 1:
+        raise UserError(f"--frames {frames}: a clip has at least one frame")
+    if steps is not None and steps < 1:
+        raise UserError(f"--steps {steps}: sampling takes at least one step")
+    loaded = load_model(model, steps, guidance)
+    many = len(seeds) > 1
+    still = many or frames == 1
+    path = out or Path("sample.png" if still else "sample.mp4")
+    if path.suffix != (".png" if still else ".mp4"):
+        raise UserError(f"--out {path}: {'an image' if still else 'a clip'} needs {'.png' if still else '.mp4'}")
+    if not path.parent.is_dir():
+        raise UserError(f"--out {path}: there is no folder {path.parent}")
+    pixels = loaded.generate([prompt] * len(seeds), seeds, frames)
+    if many:
+        shown = [clip[:: max(1, (len(clip) - 1) // 4)] for clip in pixels]
+        write_png(path, contact_sheet(shown, columns=1))
+    elif pixels.shape[1] == 1:
+        write_png(path, pixels[0, 0])
+    else:
+        write_video(path, pixels[0], loaded.fps)
+    print(path)
+
+
+@app.command()
+def bench(
+    suite: Annotated[str, typer.Option(help="motion.")] = "motion",
+    model: Annotated[
+        list[str] | None, typer.Option(help="A run, a student's folder or a teacher; repeatable.  [the newest run]")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Where results go.  [bench/SUITE]")] = None,
+    weights: Annotated[
+        list[str] | None, typer.Option(help="NAME=FILE, such as raft=raft-things.pth; repeatable.")
+    ] = None,
+    prompts: Annotated[Path | None, typer.Option(help="A JSON Lines file instead of the suite's own.")] = None,
+    limit: Annotated[int | None, typer.Option(help="Only the first so many prompts.")] = None,
+    batch_size: Annotated[int, typer.Option(help="Samples made at once; changes no result.")] = 8,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress bars.")] = False,
+) -> None:
+    """Generate a suite's samples and measure them."""
+    from pdmd.benchmark.run import run_suite
+    from pdmd.benchmark.suites import get_suite
+    from pdmd.run import newest_finished
+    from pdmd.sample import load_model
+
+    chosen = get_suite(suite)
+    if batch_size < 1:
+        raise UserError(f"--batch-size {batch_size}: at least one sample is made at once")
+    if not model:
+        newest = newest_finished()
+        model = [str(newest or "sprites")]
+        print(f"benchmarking {model[0]} ({'the newest finished run' if newest else 'no finished run in runs/'})")
+    files = {name: Path(file) for name, file in (_pair(text) for text in weights or [])}
+    folder = out or Path("bench") / suite
+    results = run_suite(
+        chosen,
+        [load_model(name) for name in model],
+        folder,
+        files,
+        batch_size=batch_size,
+        prompts=prompts,
+        limit=limit,
+        quiet=quiet,
+    )
+    for path in results:
+        print(f"report: {path.with_name('report.md')}")
+    if len(results) > 1:
+        print(f"report: {folder / 'report.md'}")
+
+
+def _pair(text: str) -> tuple[str, str]:
+    name, equals, file = text.partition("=")
+    if not equals:
+        raise UserError(f"--weights {text!r}: expected NAME=FILE")
+    return name, file
+
+
+@app.command()
+def doctor() -> None:
+    """Check the installation: versions, devices, the embedded teacher, a round trip through a video file."""
+    from pdmd.doctor import check
+
+    if not check():
+        raise typer.Exit(1)
+
+
+def _progress() -> Any:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(bar_width=24), MofNCompleteColumn(), TimeRemainingColumn())
+    return Progress(*columns, TextColumn("{task.fields[figures]}"), console=Console(stderr=True))
+
+
+def _version(value: bool) -> None:
+    if value:
+        print(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None: ...
+
+
+def main() -> None:
+    """The entry point: turns UserError into one line and exit code 2."""
+    try:
+        app()
+    except UserError as error:
+        print(f"pdmd: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("pdmd: interrupted", file=sys.stderr)
+        sys.exit(INTERRUPTED)

@@ -1,0 +1,157 @@
+"""The configuration of a training run: a frozen dataclass, TOML recipes, strict overrides."""
+
+from __future__ import annotations
+
+import dataclasses
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from types import NoneType
+from typing import Any, Literal, get_args, get_type_hints
+
+from pdmd.errors import UserError, suggest
+from pdmd.plan import METHODS, Interval, Plan, Target, Weight, with_options
+from pdmd.teachers import EMBEDDED
+
+
+@dataclass(frozen=True)
+class Config:
+    """Every setting of a run. None means: as the method, or the teacher, has it."""
+
+    method: str = "phased"
+    teacher: str = "sprites"
+    seed: int = 0
+    # The plan.
+    steps: int = 4  # of the student's trajectory; dmd has one
+    phases: int | None = None  # phased alone
+    shift: float = 5.0  # of the grid
+    sgts: bool | None = None  # phased alone: random stops inside a phase
+    interval: Interval | None = None  # phased and tdm
+    target: Target | None = None
+    weight: Weight | None = None
+    fits: int | None = None  # F's fits to a generator step
+    ema: float | None = None  # decay of the averaged generator; 0: none
+    # The run.
+    generator_steps: int = 400  # over all phases
+    batch: int = 16
+    lr: float = 1e-4
+    fake_lr: float = 1e-4
+    beta1: float = 0.0
+    beta2: float = 0.999
+    guidance: float | None = None  # the teacher's weight w
+    image_every: int = 4  # every n-th step on single frames; 0: never
+    prompts: str = ""  # a text file, one prompt a line; empty: the teacher's own
+    prompt_count: int = 2048  # how many of the teacher's own
+    pool: int = 512  # boundary samples drawn once a phase; 0: simulated anew each time
+    pool_refresh: int = 0  # draw the pool anew after so many generator steps; 0: never
+    checkpoint_every: int = 50
+    keep: int = 2  # checkpoints
+    probe_every: int = 30  # health figures and contact sheet; 0: never
+
+    def plan(self) -> Plan:
+        """The method's plan with this run's options. Raises UserError for what the method does not take."""
+        if self.method not in METHODS:
+            raise UserError(f"no method {self.method!r}: {suggest(self.method, METHODS)}")
+        make = METHODS[self.method]
+        takes = make.__kwdefaults__ or {}
+        options = {"phases": self.phases, "interval": self.interval, "random_stop": self.sgts}
+        for name, value in options.items():
+            if value is not None and name not in takes:
+                raise UserError(f"method {self.method} takes no {'sgts' if name == 'random_stop' else name}")
+        options |= {"steps": self.steps, "shift": self.shift}
+        try:
+            plan = make(**{k: v for k, v in options.items() if v is not None and k in takes})
+        except ValueError as error:
+            raise UserError(f"method {self.method}: {error}") from None
+        return with_options(plan, target=self.target, weight=self.weight, fits=self.fits, ema=self.ema)
+
+
+POSITIVE = ("steps", "phases", "shift", "generator_steps", "batch", "lr", "fake_lr", "prompt_count", "keep")
+POSITIVE += ("checkpoint_every",)
+NOT_NEGATIVE = ("seed", "fits", "ema", "beta1", "beta2", "guidance", "image_every", "pool", "pool_refresh")
+NOT_NEGATIVE += ("probe_every",)
+BELOW_ONE = ("ema", "beta1", "beta2")
+
+
+def make_config(
+    method: str | None = None,
+    teacher: str | None = None,
+    recipe: Path | None = None,
+    overrides: Sequence[str] = (),
+) -> Config:
+    """A configuration from a recipe (the teacher's own where none is given) and `key=value` overrides.
+
+    Raises UserError for an unknown key, with the nearest one, and for a value of the wrong type or range.
+    """
+    texts = dict(_parse_override(text) for text in overrides)
+    given = {"method": method, "teacher": teacher}
+    if recipe is not None:
+        settings = _read_toml(recipe, recipe.name)
+    else:
+        name = teacher or texts.get("teacher") or Config.teacher
+        settings = _read_toml(files("pdmd.recipes") / f"{name if name in EMBEDDED else 'paper'}.toml", "recipe")
+    settings |= {k: v for k, v in given.items() if v is not None}
+    values = {k: _check(k, v, str(recipe or "recipe")) for k, v in settings.items()}
+    values |= {k: _check(k, _literal(v), "--set") for k, v in texts.items()}
+    config = Config(**values)
+    config.plan()
+    return config
+
+
+def from_dict(values: Mapping[str, Any], where: str) -> Config:
+    """A configuration as a run folder keeps it; strict like a recipe."""
+    return Config(**{k: _check(k, v, where) for k, v in values.items()})
+
+
+def _parse_override(text: str) -> tuple[str, str]:
+    key, equals, value = text.partition("=")
+    if not equals:
+        raise UserError(f"--set {text!r}: expected key=value")
+    return key.strip(), value.strip()
+
+
+def _literal(text: str) -> Any:
+    """A TOML value; what is none is a string."""
+    try:
+        return tomllib.loads(f"v = {text}")["v"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def _read_toml(path: Any, name: str) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"cannot read recipe {path}: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"recipe {name} is not TOML: {error}") from None
+
+
+def _check(key: str, value: Any, where: str) -> Any:
+    """The value in its field's type. Raises UserError for an unknown key, a wrong type or range."""
+    hints = get_type_hints(Config)
+    if key not in hints:
+        raise UserError(f"{where}: no setting {key!r}; {suggest(key, [f.name for f in dataclasses.fields(Config)])}")
+    options = [a for a in get_args(hints[key]) if a is not NoneType] or [hints[key]]
+    literals = [
+        v for o in options for v in (get_args(o) if hasattr(o, "__origin__") and o.__origin__ is Literal else ())
+    ]
+    if isinstance(hints[key], type(Literal["x"])):
+        literals = list(get_args(hints[key]))
+    if value is None and NoneType in get_args(hints[key]):
+        return None
+    if literals:
+        if value not in literals:
+            raise UserError(f"{where}: {key} = {value!r}; {suggest(str(value), literals)}")
+        return value
+    kind = options[0]
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)
+    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+        raise UserError(f"{where}: {key} = {value!r} is not {'a number' if kind in (int, float) else kind.__name__}")
+    low = (key in POSITIVE and value <= 0) or (key in NOT_NEGATIVE and value < 0)
+    if low or (key in BELOW_ONE and value >= 1) or (kind is float and value != value):
+        raise UserError(f"{where}: {key} = {value} is out of range")
+    return value

@@ -1,0 +1,96 @@
+"""Health figures while a student trains, because the losses of distribution matching say little.
+
+A fixed probe of 4 prompts x 4 seeds is sampled by the student as it is: its trained phases by their
+experts, what is left of the trajectory by the guided teacher. Beside it stand the teacher's own figures.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pdmd.flow import time_grid
+from pdmd.plan import Plan
+from pdmd.rollout import simulate
+from pdmd.sample import guided_flow, noise
+from pdmd.state import State
+from pdmd.step import fake_error
+from pdmd.teachers import Teacher
+
+PROMPTS, SEEDS = 4, 4
+#: Steps of the guided teacher that finish an unfinished trajectory.
+FINISH_STEPS = 10
+#: A warning is due where the probe's diversity falls under this share of the teacher's.
+LEAST_DIVERSITY = 0.5
+
+
+@dataclass(frozen=True)
+class Figures:
+    """`distance`: mean pairwise RMS distance of a prompt's latents over its seeds (units of the latent's
+    standard deviation). `motion`: RMS difference of consecutive latent frames (0 for images). `fidelity`:
+    share of stated factors shown, where the domain has a reader, else None."""
+
+    distance: float
+    motion: float
+    fidelity: float | None
+
+    def flat(self, prefix: str) -> dict[str, float]:
+        return {f"{prefix}/{k}": v for k, v in asdict(self).items() if v is not None}
+
+
+class Probe:
+    """The fixed prompts and noise, and the teacher's figures on them."""
+
+    def __init__(self, teacher: Teacher, texts: Sequence[str]) -> None:
+        self.teacher = teacher
+        # Prompts of middling length, which state some factors and leave some open.
+        middle = sorted(len(p.split()) for p in texts)[len(texts) // 2]
+        self.prompts = sorted(dict.fromkeys(texts), key=lambda p: (abs(len(p.split()) - middle), p))[:PROMPTS]
+        self.repeated = [p for p in self.prompts for _ in range(SEEDS)]
+        self.z = noise(teacher, [s for _ in self.prompts for s in range(SEEDS)], teacher.frames)
+        self.cond = teacher.encode(self.repeated)
+        self.reference = self.measure(guided_flow(teacher, self.z, self.cond, time_grid(teacher.steps, teacher.shift)))
+
+    @torch.no_grad()
+    def sample(self, plan: Plan, state: State, stage: int) -> Tensor:
+        """Latents of the probe (n, ...)."""
+        done = plan.phases if plan.interleaved else plan.phases[: stage + 1]
+        x = simulate(self.teacher.velocity, state.experts, done, self.z, self.cond)
+        if done[-1].end > 0:
+            left = [t for t in time_grid(4 * FINISH_STEPS, self.teacher.shift) if t < done[-1].end]
+            grid = (done[-1].end, *left[:: max(1, len(left) // FINISH_STEPS)], 0.0)
+            x = guided_flow(self.teacher, x, self.cond, tuple(dict.fromkeys(grid)))
+        return x
+
+    def measure(self, x: Tensor) -> Figures:
+        groups = x.flatten(1).view(len(self.prompts), -1, x[0].numel())
+        pairs = torch.stack([torch.pdist(g) for g in groups]) / x[0].numel() ** 0.5
+        motion = float(x.diff(dim=2).pow(2).mean().sqrt()) if x.ndim == 5 and x.shape[2] > 1 else 0.0
+        return Figures(float(pairs.mean()), motion, self.fidelity(self.teacher.decode(x)))
+
+    def fidelity(self, pixels: np.ndarray) -> float | None:
+        if self.teacher.domain != "sprites":
+            return None
+        from pdmd.sprites import grammar, reader
+
+        shares = [
+            reader.fidelity(grammar.parse(text), reader.read(clip))
+            for text, clip in zip(self.repeated, pixels, strict=True)
+        ]
+        return float(np.nanmean(shares))
+
+    def collapsed(self, figures: Figures) -> bool:
+        return figures.distance < LEAST_DIVERSITY * self.reference.distance
+
+
+@torch.no_grad()
+def fake_lag(
+    teacher: Teacher, plan: Plan, stage: int, state: State, start: Tensor, cond: Tensor, g: torch.Generator
+) -> float:
+    """F's loss on fresh samples of the generator: how far it lags behind."""
+    phase = plan.stages[stage][0]
+    return float(fake_error(teacher, plan, phase, state.expert.net, state.fake.net, start, cond, g))

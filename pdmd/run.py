@@ -1,0 +1,117 @@
+"""A run's folder.
+
+config.json      the resolved configuration, with versions
+metrics.jsonl    one row a generator step; health figures where they were taken
+tensorboard/     the same, as curves
+checkpoints/     step-N.pt with its checksum, the newest few
+previews/        contact sheets of the probe as training goes, and the teacher's
+student/         the finished student, a diffusers folder; there only when the run is done
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch.utils.tensorboard import SummaryWriter
+
+from pdmd.config import Config, from_dict
+from pdmd.errors import UserError
+from pdmd.sample import STUDENT
+from pdmd.state import write_whole
+from pdmd.version import __version__
+
+#: Raised whenever a run folder's layout or meaning changes.
+VERSION = 1
+
+
+class Run:
+    """One folder; `create` and `reopen` are the ways in."""
+
+    def __init__(self, folder: Path, config: Config) -> None:
+        self.folder, self.config = folder, config
+        self.checkpoints = folder / "checkpoints"
+        self.student = folder / STUDENT
+        self.metrics = folder / "metrics.jsonl"
+        self._board: SummaryWriter | None = None
+
+    @classmethod
+    def create(cls, folder: Path, config: Config) -> Run:
+        """A new folder. Raises UserError where one is already there: nothing is overwritten."""
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            raise UserError(f"{folder} already exists; use --resume to go on, or another --out")
+        content = {"version": VERSION, "pdmd": __version__, "config": dataclasses.asdict(config)}
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            write_whole(folder / "config.json", (json.dumps(content, indent=1) + "\n").encode())
+        except OSError as error:
+            raise UserError(f"cannot write to {folder}: {error.strerror}") from None
+        return cls(folder, config)
+
+    @classmethod
+    def reopen(cls, folder: Path) -> Run:
+        """A folder that is there. Raises UserError for one that is no run, damaged, or of another version."""
+        path = folder / "config.json"
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+            version, values = content["version"], dict(content["config"])
+        except OSError:
+            raise UserError(f"{folder} is no run folder: it has no readable config.json") from None
+        except (ValueError, KeyError, TypeError):
+            raise UserError(f"{path} is damaged; start the run again with another --out") from None
+        if version != VERSION:
+            raise UserError(f"{folder} was made by a pdmd with run version {version}, this one reads {VERSION}")
+        return cls(folder, from_dict(values, str(path)))
+
+    def rewind(self, step: int) -> None:
+        """Drop what was logged after a step, so that a resumed run logs what the uninterrupted one would."""
+        if self.metrics.exists():
+            lines = self.metrics.read_text(encoding="utf-8").splitlines(keepends=True)
+            kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
+            write_whole(self.metrics, "".join(kept).encode())
+        self._board = SummaryWriter(self.folder / "tensorboard", purge_step=step + 1)
+
+    def log(self, step: int, **row: float | int | str) -> None:
+        """Append a row to metrics.jsonl and TensorBoard."""
+        with self.metrics.open("a", encoding="utf-8") as f:
+            f.write(json.dumps({"step": step, **row}) + "\n")
+        if self._board is None:
+            self._board = SummaryWriter(self.folder / "tensorboard")
+        for name, value in row.items():
+            if not isinstance(value, str):
+                self._board.add_scalar(name, value, step)
+
+    def preview(self, name: str, pixels: np.ndarray) -> None:
+        """A contact sheet of clips uint8 (n, frames, H, W, 3): a row a clip, up to five frames of it."""
+        import cv2
+
+        shown = np.unique(np.linspace(0, pixels.shape[1] - 1, 5).round().astype(int))
+        sheet = np.concatenate([np.concatenate(list(clip[shown]), axis=1) for clip in pixels], axis=0)
+        (self.folder / "previews").mkdir(exist_ok=True)
+        write_whole(self.folder / "previews" / f"{name}.png", cv2.imencode(".png", sheet[..., ::-1])[1].tobytes())
+
+    def close(self) -> None:
+        if self._board is not None:
+            self._board.close()
+            self._board = None
+
+
+def new_folder(config: Config, root: Path = Path("runs")) -> Path:
+    """runs/TEACHER-METHOD, or with the first free number behind it."""
+    base = f"{Path(config.teacher).name}-{config.method}"
+    names = [base, *(f"{base}-{i}" for i in range(2, 10000))]
+    return next(root / name for name in names if not (root / name).exists())
+
+
+def newest_finished(root: Path = Path("runs")) -> Path | None:
+    """The finished run that was finished last."""
+    found = [path.parent for path in root.glob(f"*/{STUDENT}") if (path / "student.json").is_file()]
+    return max(found, key=lambda p: (p / STUDENT / "student.json").stat().st_mtime, default=None)
+
+
+def summary(config: Config) -> dict[str, Any]:
+    """The settings that differ from the defaults, for a line on the screen."""
+    return {f.name: v for f in dataclasses.fields(config) if (v := getattr(config, f.name)) != f.default}

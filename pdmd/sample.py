@@ -1,0 +1,140 @@
+"""Sampling: a teacher by its own guided grid, a student by its experts in a few steps."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from pdmd.errors import UserError
+from pdmd.flow import euler, time_grid
+from pdmd.teachers import EMBEDDED, Teacher, load_teacher
+
+STUDENT = "student"  # the finished student's folder inside a run's
+
+
+class Model(Protocol):
+    """What makes samples: `pdmd.benchmark.generate.Model` asks for the same."""
+
+    name: str
+    domain: str
+    fps: int
+
+    @property
+    def identity(self) -> dict[str, Any]: ...
+
+    def generate(self, prompts: Sequence[str], seeds: Sequence[int], frames: int | None) -> np.ndarray: ...
+
+
+def noise(teacher: Teacher, seeds: Sequence[int], frames: int) -> Tensor:
+    """One latent of noise a seed, (n, *shape): a seed means the same noise in any batch."""
+    shape = teacher.shape(frames)
+    return torch.stack([torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds])
+
+
+@torch.no_grad()
+def guided_flow(teacher: Teacher, x: Tensor, cond: Tensor, grid: Sequence[float], w: float | None = None) -> Tensor:
+    """Euler steps of the teacher's guided flow over the grid, x at grid[0] to x at grid[-1]."""
+    for t, s in pairwise(grid):
+        x = euler(x, teacher.guided(x, x.new_full((len(x),), t), cond, w), t, s)
+    return x
+
+
+@torch.no_grad()
+def expert_flow(
+    teacher: Teacher, nets: Sequence[nn.Module], steps: Sequence[int], x: Tensor, cond: Tensor, grid: Sequence[float]
+) -> Tensor:
+    """Euler steps over the grid, each by its expert, without guidance."""
+    for t, s, k in zip(grid, grid[1:], steps, strict=False):
+        x = euler(x, teacher.velocity(nets[k], x, x.new_full((len(x),), t), cond), t, s)
+    return x
+
+
+class Guided:
+    """The teacher at its own number of steps, guided: the base model's row."""
+
+    def __init__(self, teacher: Teacher, steps: int | None = None, guidance: float | None = None) -> None:
+        self.teacher = teacher
+        self.name, self.domain, self.fps = teacher.name, teacher.domain, teacher.fps
+        self.steps = steps or teacher.steps
+        self.guidance = teacher.guidance if guidance is None else guidance
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        sampler = {"sampler": "euler", "steps": self.steps, "shift": self.teacher.shift, "guidance": self.guidance}
+        return self.teacher.identity() | sampler
+
+    def latents(self, prompts: Sequence[str], seeds: Sequence[int], frames: int | None) -> Tensor:
+        x = noise(self.teacher, seeds, frames or self.teacher.frames)
+        grid = time_grid(self.steps, self.teacher.shift)
+        return guided_flow(self.teacher, x, self.teacher.encode(prompts), grid, self.guidance)
+
+    def generate(self, prompts: Sequence[str], seeds: Sequence[int], frames: int | None) -> np.ndarray:
+        """Pixels, uint8 (n, frames, H, W, 3)."""
+        return self.teacher.decode(self.latents(prompts, seeds, frames))
+
+
+class Student:
+    """A finished student: its experts over its own grid, no guidance."""
+
+    def __init__(
+        self,
+        teacher: Teacher,
+        name: str,
+        experts: Sequence[nn.Module],
+        grid: Sequence[float],
+        steps: Sequence[int],
+        identity: dict[str, Any],
+    ) -> None:
+        self.teacher, self.name, self.domain, self.fps = teacher, name, teacher.domain, teacher.fps
+        self.experts, self.grid, self.steps, self._identity = experts, grid, steps, identity
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        return self._identity | {"sampler": "euler", "steps": len(self.steps), "grid": list(self.grid), "guidance": 1.0}
+
+    def latents(self, prompts: Sequence[str], seeds: Sequence[int], frames: int | None) -> Tensor:
+        x = noise(self.teacher, seeds, frames or self.teacher.frames)
+        return expert_flow(self.teacher, self.experts, self.steps, x, self.teacher.encode(prompts), self.grid)
+
+    def generate(self, prompts: Sequence[str], seeds: Sequence[int], frames: int | None) -> np.ndarray:
+        """Pixels, uint8 (n, frames, H, W, 3)."""
+        return self.teacher.decode(self.latents(prompts, seeds, frames))
+
+
+def load_model(spec: str, steps: int | None = None, guidance: float | None = None) -> Model:
+    """A model by name: a run's folder, a student's folder, or a teacher (embedded, folder or hub id).
+
+    Raises UserError for what is none of these, and for an unfinished run.
+    """
+    path = Path(spec)
+    if spec not in EMBEDDED and path.is_dir():
+        folder = path / STUDENT if (path / "config.json").is_file() else path
+        if (path / "config.json").is_file() and not (folder / "student.json").is_file():
+            raise UserError(f"run {path} is not finished; go on with: pdmd train --resume --out {path}")
+        if (folder / "student.json").is_file():
+            if steps is not None or guidance is not None:
+                raise UserError(f"{path} is a student: its steps are fixed and it takes no guidance")
+            return _student(folder, path.name)
+    return Guided(load_teacher(spec), steps, guidance)
+
+
+def _student(folder: Path, name: str) -> Student:
+    try:
+        described = json.loads((folder / "student.json").read_text())
+        grid, steps = described["grid"], described["experts"]
+        mixture = described.get("teacher", {}).get("kind") == "mixture"
+    except (OSError, ValueError, KeyError, AttributeError):
+        raise UserError(f"{folder / 'student.json'} is damaged; export or train the student again") from None
+    if mixture:
+        from pdmd.teachers.mixture import load_student
+    else:
+        from pdmd.teachers.wan import load_student  # type: ignore[assignment]
+    teacher, experts, identity = load_student(folder, max(steps) + 1)
+    return Student(teacher, name, experts, grid, steps, identity)

@@ -1,0 +1,97 @@
+"""Where rollouts start: noise for the first phase, samples of the frozen experts for later ones."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from pdmd.config import Config
+from pdmd.errors import UserError
+from pdmd.plan import Phase, Plan
+from pdmd.rollout import simulate
+from pdmd.state import State, generator
+from pdmd.teachers import Teacher
+
+POOL_BATCH = 64
+
+
+@dataclass
+class Starts:
+    """Draws (x at the phase's start, condition) for a batch.
+
+    Prompts are encoded once. In a phase after frozen ones their samples are drawn once into a pool of
+    `config.pool`, with their prompts, and reused: a pool is a function of (seed, phase, refresh), so a
+    resumed run has the same one. Where the earlier phases share the network in training there is no pool.
+    """
+
+    teacher: Teacher
+    config: Config
+    plan: Plan
+    texts: dict[bool, list[str]] = field(init=False)
+    conditions: dict[bool, Tensor] = field(init=False)
+    pools: dict[tuple[int, int, int], tuple[Tensor, Tensor]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.texts = {image: self._prompts(image) for image in self.kinds()}
+        self.conditions = {image: self.teacher.encode(texts) for image, texts in self.texts.items()}
+
+    def kinds(self) -> list[bool]:
+        """Whether clips, single images or both are trained on: [False], [False, True]."""
+        both = self.config.image_every > 0 and self.teacher.frames > 1
+        return [False, True] if both else [False]
+
+    def frames(self, step: int) -> int:
+        """The number of frames that a generator step trains on."""
+        every = self.config.image_every
+        return 1 if len(self.kinds()) == 2 and step % every == every - 1 else self.teacher.frames
+
+    def _prompts(self, image: bool) -> list[str]:
+        if not self.config.prompts:
+            return self.teacher.training_prompts(self.config.prompt_count, self.config.seed, image)
+        return read_prompts(Path(self.config.prompts))
+
+    def draw(self, state: State, stage: int, phase: Phase, frames: int, g: torch.Generator) -> tuple[Tensor, Tensor]:
+        """A batch of starts and conditions."""
+        before = self.plan.phases[: self.plan.phases.index(phase)]
+        training = {p.expert for p in self.plan.stages[stage]}
+        if before and self.config.pool and not training & {p.expert for p in before}:
+            x, cond = self._pool(state, stage, before, frames)
+            index = torch.randint(len(x), (self.config.batch,), generator=g)
+            return x[index], cond[index]
+        z, cond = self._noise(self.config.batch, frames, g)
+        return (simulate(self.teacher.velocity, state.experts, before, z, cond) if before else z), cond
+
+    def _noise(self, n: int, frames: int, g: torch.Generator) -> tuple[Tensor, Tensor]:
+        bank = self.conditions[frames == 1 and len(self.kinds()) == 2]
+        z = torch.randn((n, *self.teacher.shape(frames)), generator=g)
+        return z, bank[torch.randint(len(bank), (n,), generator=g)]
+
+    def _pool(self, state: State, stage: int, before: tuple[Phase, ...], frames: int) -> tuple[Tensor, Tensor]:
+        refresh = state.step // self.config.pool_refresh if self.config.pool_refresh else 0
+        key = (stage, frames, refresh)
+        if key not in self.pools:
+            self.pools = {k: v for k, v in self.pools.items() if (k[0], k[2]) == (stage, refresh)}
+            made = []
+            for i in range(0, self.config.pool, POOL_BATCH):
+                g = generator(self.config.seed, 1, stage, frames, refresh, i)
+                z, cond = self._noise(min(POOL_BATCH, self.config.pool - i), frames, g)
+                made.append((simulate(self.teacher.velocity, state.experts, before, z, cond), cond))
+            self.pools[key] = (torch.cat([x for x, _ in made]), torch.cat([c for _, c in made]))
+        return self.pools[key]
+
+
+def read_prompts(path: Path) -> list[str]:
+    """The lines of a prompt file that are not blank. Raises UserError where it has none or is no text."""
+    try:
+        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+    except OSError as error:
+        raise UserError(f"cannot read prompts {path}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise UserError(f"prompts {path} is not UTF-8 text") from None
+    prompts = [line for line in lines if line]
+    if not prompts:
+        raise UserError(f"prompts {path} is empty; it needs one prompt a line")
+    return prompts

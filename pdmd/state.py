@@ -1,0 +1,170 @@
+"""Everything a run needs to go on: written whole with a checksum, read back exactly."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import io
+import json
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from pdmd.config import Config
+from pdmd.errors import UserError
+from pdmd.plan import Plan
+from pdmd.step import Trainee
+from pdmd.teachers import Teacher
+
+#: Raised whenever a checkpoint's content changes its meaning.
+VERSION = 1
+
+
+@dataclass
+class State:
+    """`step` counts generator steps over all stages. `experts` are the networks of the plan, those of
+    stages to come still as the teacher; `expert` and `fake` are in training, `average` is the expert's
+    exponential moving average, where the plan has one."""
+
+    step: int
+    experts: list[nn.Module]
+    expert: Trainee
+    fake: Trainee
+    average: nn.Module | None
+
+    def tensors(self) -> dict[str, Any]:
+        """What a checkpoint holds, besides the configuration."""
+        return {
+            "step": self.step,
+            "experts": [net.state_dict() for net in self.experts],
+            "expert": self.expert.optimizer.state_dict(),
+            "fake": self.fake.net.state_dict(),
+            "fake_optimizer": self.fake.optimizer.state_dict(),
+            "average": None if self.average is None else self.average.state_dict(),
+        }
+
+    def load(self, content: dict[str, Any]) -> None:
+        """Take on a checkpoint's content. Raises UserError where its shapes are not this run's."""
+        try:
+            self.step = content["step"]
+            for net, saved in zip(self.experts, content["experts"], strict=True):
+                net.load_state_dict(saved)
+            self.expert.optimizer.load_state_dict(content["expert"])
+            self.fake.net.load_state_dict(content["fake"])
+            self.fake.optimizer.load_state_dict(content["fake_optimizer"])
+            if self.average is not None:
+                self.average.load_state_dict(content["average"])
+        except (KeyError, ValueError, RuntimeError, TypeError) as error:
+            raise UserError(f"the checkpoint does not fit this teacher: {str(error).splitlines()[0]}") from None
+
+
+def stage_of(config: Config, plan: Plan, step: int) -> tuple[int, int]:
+    """The stage that a generator step belongs to, and the step at which the next one begins. Stages
+    share the steps evenly, the last one takes what is left over."""
+    count = len(plan.stages)
+    each = max(1, config.generator_steps // count)
+    stage = min(step // each, count - 1)
+    return stage, config.generator_steps if stage == count - 1 else (stage + 1) * each
+
+
+def begin(teacher: Teacher, config: Config, plan: Plan) -> State:
+    """A run's first state: all experts as the teacher, the first stage in training."""
+    experts: list[nn.Module] = [teacher.network() for _ in range(max(plan.experts) + 1)]
+    return begin_stage(teacher, config, plan, experts, 0, 0)
+
+
+def begin_stage(teacher: Teacher, config: Config, plan: Plan, experts: list[nn.Module], stage: int, step: int) -> State:
+    """A stage starts its expert and its own F from the teacher; experts of the other stages are frozen."""
+    index = plan.stages[stage][0].expert
+    for i, net in enumerate(experts):
+        net.requires_grad_(i == index)
+    fake = teacher.network()
+    average = copy.deepcopy(experts[index]).requires_grad_(False) if plan.ema else None
+    return State(
+        step,
+        experts,
+        Trainee(experts[index], _adamw(experts[index], config.lr, config)),
+        Trainee(fake, _adamw(fake, config.fake_lr, config)),
+        average,
+    )
+
+
+def _adamw(net: nn.Module, lr: float, config: Config) -> torch.optim.Optimizer:
+    return torch.optim.AdamW(net.parameters(), lr=lr, betas=(config.beta1, config.beta2), weight_decay=0.0)
+
+
+def hand_on(state: State) -> None:
+    """At a stage's end the averaged expert, where there is one, becomes the expert."""
+    if state.average is not None:
+        state.expert.net.load_state_dict(state.average.state_dict())
+
+
+def generator(*key: int) -> torch.Generator:
+    """The random stream of a key such as (seed, stage, step): a resumed run is the run."""
+    return torch.Generator().manual_seed(int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> 1))
+
+
+def save(state: State, folder: Path, keep: int) -> Path:
+    """Write step-N.pt and its checksum; keep the newest `keep`. Raises UserError where there is no room."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"step-{state.step:06d}.pt"
+    buffer = io.BytesIO()
+    torch.save({"version": VERSION, **state.tensors()}, buffer)
+    try:
+        write_whole(path, buffer.getvalue())
+        note = {"sha256": hashlib.sha256(buffer.getvalue()).hexdigest(), "version": VERSION, "step": state.step}
+        write_whole(path.with_suffix(".json"), (json.dumps(note) + "\n").encode())
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror}; make room and use --resume") from None
+    for old in checkpoints(folder)[:-keep]:
+        old.with_suffix(".json").unlink(missing_ok=True)
+        old.unlink(missing_ok=True)
+    return path
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    """Checkpoints that were written whole, oldest first."""
+    named = [p for p in folder.glob("step-*.pt") if re.fullmatch(r"step-\d{6,}", p.stem)]
+    return sorted((p for p in named if p.with_suffix(".json").exists()), key=lambda p: int(p.stem[5:]))
+
+
+def load(folder: Path) -> dict[str, Any]:
+    """The newest checkpoint's content. Raises UserError where there is none, where it is damaged (naming
+    the one before it), or where it is of another version."""
+    found = checkpoints(folder)
+    if not found:
+        raise UserError(f"nothing to resume: {folder} has no checkpoint")
+    path = found[-1]
+    before = f"; delete it to resume from {found[-2].name}" if len(found) > 1 else "; start the run again"
+    try:
+        note = json.loads(path.with_suffix(".json").read_text())
+        content = path.read_bytes()
+        whole = note["sha256"] == hashlib.sha256(content).hexdigest()
+        version = note["version"]
+    except (OSError, ValueError, KeyError, TypeError):
+        whole, content, version = False, b"", VERSION
+    if not whole:
+        raise UserError(f"checkpoint {path} is damaged: its checksum does not match{before}")
+    if version != VERSION:
+        raise UserError(f"checkpoint {path} is of version {version}, this pdmd reads {VERSION}")
+    return dict(torch.load(io.BytesIO(content), weights_only=True))
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file under a temporary name, then rename it; leaves nothing half-written."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        with temporary.open("wb") as f:
+            f.write(content)
+            f.flush()
+            os.fsync(f.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise

@@ -1,0 +1,171 @@
+"""The training loop."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+
+import torch
+from torch import Tensor
+
+from pdmd import state as states
+from pdmd.config import Config
+from pdmd.errors import UserError
+from pdmd.health import Probe, fake_lag
+from pdmd.plan import Plan
+from pdmd.run import Run
+from pdmd.starts import Starts
+from pdmd.state import State, generator, stage_of
+from pdmd.step import fit_fake, update_generator
+from pdmd.teachers import Teacher, load_teacher
+
+#: (step, total, stage, figures of the step); called after every generator step.
+Report = Callable[[int, int, int, dict[str, float]], None]
+Say = Callable[[str], None]
+
+
+class Interrupted(Exception):  # noqa: N818 - a stop that was asked for
+    """Ctrl-C or SIGTERM: the state is saved. Holds the step."""
+
+
+class _Signals:
+    """Turns Ctrl-C and SIGTERM into a flag while a run trains, so that a step is never cut in two."""
+
+    def __enter__(self) -> _Signals:
+        self.caught = False
+        self.before = {s: signal.signal(s, self._catch) for s in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def _catch(self, number: int, frame: FrameType | None) -> None:
+        self.caught = True
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
+
+
+def train(run: Run, resume: bool, report: Report, say: Say) -> Path:
+    """Train a run to its end and return the student's folder; everything it needs is in the run's folder.
+
+    Raises Interrupted once the state is saved, and UserError for bad input or a loss that is not finite.
+    """
+    config = run.config
+    plan = config.plan()
+    teacher = load_teacher(config.teacher, config.guidance)
+    starts = Starts(teacher, config, plan)
+    probe = Probe(teacher, starts.texts[False]) if config.probe_every else None
+    state = _resume(teacher, run, plan) if resume else states.begin(teacher, config, plan)
+    run.rewind(state.step)
+    if probe and not resume:
+        run.log(0, **probe.reference.flat("teacher"))
+    with _Signals() as signals:
+        while state.step < config.generator_steps:
+            stage, end = stage_of(config, plan, state.step)
+            row = _step(teacher, run, plan, state, stage, starts)
+            state.step += 1
+            last = state.step == end
+            if probe and (state.step % config.probe_every == 0 or last):
+                row |= _health(teacher, run, plan, state, stage, starts, probe, say)
+            run.log(state.step, stage=stage, **row)
+            report(state.step, config.generator_steps, stage, row)
+            if last:
+                states.hand_on(state)
+                if state.step < config.generator_steps:
+                    state = states.begin_stage(teacher, config, plan, state.experts, stage + 1, state.step)
+            if state.step % config.checkpoint_every == 0 or last or signals.caught:
+                states.save(state, run.checkpoints, config.keep)
+            if signals.caught and state.step < config.generator_steps:
+                run.close()
+                raise Interrupted(state.step)
+    run.close()
+    return finish(teacher, run, plan, state)
+
+
+def _resume(teacher: Teacher, run: Run, plan: Plan) -> State:
+    content = states.load(run.checkpoints)
+    stage, _ = stage_of(run.config, plan, min(content["step"], run.config.generator_steps - 1))
+    experts = states.begin(teacher, run.config, plan).experts
+    state = states.begin_stage(teacher, run.config, plan, experts, stage, content["step"])
+    state.load(content)
+    return state
+
+
+def _step(teacher: Teacher, run: Run, plan: Plan, state: State, stage: int, starts: Starts) -> dict[str, float]:
+    """One generator step with its fits of F before it."""
+    began = time.perf_counter()
+    g = generator(run.config.seed, 0, stage, state.step)
+    phases = plan.stages[stage]
+    phase = phases[int(torch.randint(len(phases), (), generator=g))]
+    frames = starts.frames(state.step)
+    losses = []
+    for _ in range(plan.fits):
+        x, cond = starts.draw(state, stage, phase, frames, g)
+        losses.append(fit_fake(teacher, plan, phase, state.expert.net, state.fake, x, cond, g))
+    x, cond = starts.draw(state, stage, phase, frames, g)
+    update = update_generator(teacher, plan, phase, state.expert, state.fake.net, x, cond, g)
+    _finite(run, state, stage, fake_loss=torch.stack(losses or [torch.zeros(())]), generator_gradient=update.norm)
+    if state.average is not None:
+        for kept, new in zip(state.average.parameters(), state.expert.net.parameters(), strict=True):
+            kept.data.lerp_(new.data, 1 - plan.ema)
+    low, middle, high = update.normaliser.quantile(torch.tensor([0.1, 0.5, 0.9])).tolist()
+    return {
+        "fake_loss": float(torch.stack(losses).mean()) if losses else 0.0,
+        "gradient": float(update.gradient),
+        "gradient_norm": float(update.norm),
+        "normaliser/10%": low,
+        "normaliser/50%": middle,
+        "normaliser/90%": high,
+        "seconds": time.perf_counter() - began,
+    }
+
+
+def _finite(run: Run, state: State, stage: int, **tensors: Tensor) -> None:
+    """Stop on a figure that is not finite, with the step, the phase and the last good checkpoint."""
+    for name, value in tensors.items():
+        if not bool(torch.isfinite(value).all()):
+            saved = states.checkpoints(run.checkpoints)
+            back = f"the last good checkpoint is {saved[-1]}" if saved else "there is no checkpoint yet"
+            step = state.step + 1
+            raise UserError(f"{name} is not finite at step {step}, phase {stage + 1}; {back}; lower lr or fake_lr")
+
+
+def _health(
+    teacher: Teacher, run: Run, plan: Plan, state: State, stage: int, starts: Starts, probe: Probe, say: Say
+) -> dict[str, float]:
+    g = generator(run.config.seed, 2, stage, state.step)
+    x, cond = starts.draw(state, stage, plan.stages[stage][0], teacher.frames, g)
+    latents = probe.sample(plan, state, stage)
+    figures = probe.measure(latents)
+    run.preview(f"step-{state.step:06d}", teacher.decode(latents))
+    if probe.collapsed(figures):
+        share = figures.distance / probe.reference.distance
+        say(f"step {state.step}: the probe's diversity is {share:.0%} of the teacher's; the student may be collapsing")
+    return {"fake_lag": fake_lag(teacher, plan, stage, state, x, cond, g), **figures.flat("probe")}
+
+
+def finish(teacher: Teacher, run: Run, plan: Plan, state: State) -> Path:
+    """Write the student's folder whole or not at all."""
+    temporary = run.folder / f".{run.student.name}.tmp"
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir()
+    try:
+        teacher.save_student(state.experts, plan.grid, plan.experts, temporary)
+        if not run.student.exists():
+            temporary.rename(run.student)
+    except OSError as error:
+        raise UserError(f"cannot write {run.student}: {error.strerror}; make room and use --resume") from None
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return run.student
+
+
+def start(config: Config, folder: Path) -> Run:
+    """A new run's folder, after the teacher and the prompts are known to load: bad input leaves nothing behind."""
+    teacher = load_teacher(config.teacher, config.guidance)
+    teacher.shape(teacher.frames)
+    Starts(teacher, config, config.plan())
+    return Run.create(folder, config)
