@@ -68,10 +68,10 @@ def lint(session: nox.Session) -> None:
 def demo(session: nox.Session) -> None:
     """Distil the embedded teacher with Phased DMD, then measure student and teacher on the motion suite."""
     install(session)
-    train = ["pdmd", "train", "--method", "phased", "--out", "runs/demo"]
     if Path("runs/demo/config.json").exists():
-        session.log("runs/demo is there: going on with it; delete runs/demo and bench/demo to start anew")
-        train.append("--resume")
-    session.run(*train, env=ENV)
+        session.log("going on with runs/demo; to start anew, delete runs/demo and bench/demo")
+        session.run("pdmd", "train", "--resume", "--out", "runs/demo", env=ENV)
+    else:
+        session.run("pdmd", "train", "--method", "phased", "--out", "runs/demo", env=ENV)
     bench = ["pdmd", "bench", "--suite", "motion", "--model", "runs/demo", "--model", "sprites", "--out", "bench/demo"]
     session.run(*bench, env=ENV)

@@ -23,7 +23,7 @@ FOLDERS = {"pdmd": "pdmd", "benchmark": "pdmd/benchmark", "prompts": "pdmd/promp
 NO_SOURCE = shutil.ignore_patterns("__pycache__", "*.py[co]", ".*")
 
 
-def run(*command: str | Path, cwd: Path, timeout: float = 300) -> str:
+def run(*command: str | Path, cwd: Path, timeout: float = 900) -> str:
     """Run `command` in `cwd` and return its output; where it fails, the test fails and shows the output."""
     env = {k: v for k, v in os.environ.items() if k not in {"PYTHONPATH", "PYTHONHOME"}} | {"HF_HUB_OFFLINE": "1"}
     # Both streams in one file, not a pipe: a child that outlives its parent could hold a pipe open for ever.

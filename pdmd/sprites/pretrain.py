@@ -213,7 +213,7 @@ def encode_latents(work: Path, vae: AutoencoderKLWan, device: str) -> tuple[torc
     return ((latents - mean.view(1, -1, 1, 1, 1)) / std.view(1, -1, 1, 1, 1)).half(), factors
 
 
-STEPS = 4500
+STEPS = 4000
 BATCH = 64
 IMAGE_EVERY = 4  # every fourth step trains on single frames
 LONG_PADDING = 0.1  # share of steps padded to 512 tokens, the stock pipeline's default

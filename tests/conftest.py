@@ -1,0 +1,3 @@
+"""Imports pdmd first, which declares the operators that a CUDA torchvision beside a CPU torch lacks."""
+
+import pdmd  # noqa: F401

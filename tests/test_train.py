@@ -1,0 +1,189 @@
+"""Runs end to end on the mixture: resume, signals, damage, bad input."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from pdmd import state as states
+from pdmd.cli import main
+from pdmd.config import make_config
+from pdmd.run import Run
+from pdmd.sample import load_model
+from pdmd.train import Interrupted, start, train
+
+SHORT = ("generator_steps=12", "batch=16", "pool=32", "checkpoint_every=4", "probe_every=5", "keep=9", "prompt_count=8")
+
+
+def run_once(folder: Path, *overrides: str, method: str = "phased", stop_at: int | None = None) -> Run:
+    run = start(make_config(method, "mixture", None, (*SHORT, *overrides)), folder)
+
+    def report(step: int, total: int, stage: int, row: dict) -> None:
+        if step == stop_at:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    if stop_at is None:
+        train(run, False, report, lambda text: None)
+    else:
+        with pytest.raises(Interrupted):
+            train(run, False, report, lambda text: None)
+    return run
+
+
+def weights(run: Run) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(run.student.glob("*.safetensors"))}
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory) -> Run:
+    return run_once(tmp_path_factory.mktemp("whole") / "run", "ema=0.9")
+
+
+@pytest.mark.parametrize("stop_at", [3, 6, 9], ids=["first phase", "at the boundary", "second phase"])
+def test_resumed_run_is_the_run_bit_for_bit(whole, tmp_path, stop_at):
+    run = run_once(tmp_path / "run", "ema=0.9", stop_at=stop_at)
+    assert not run.student.exists()
+    train(Run.reopen(run.folder), True, lambda *_: None, lambda text: None)
+    assert weights(run) == weights(whole)
+
+    def losses(r):
+        rows = [json.loads(line) for line in r.metrics.read_text().splitlines()]
+        return [(row["step"], row.get("fake_loss"), row.get("probe/distance")) for row in rows]
+
+    assert losses(run) == losses(whole)
+
+
+def test_resume_from_any_kept_checkpoint(whole, tmp_path):
+    run = run_once(tmp_path / "run", "ema=0.9")
+    for path in states.checkpoints(run.checkpoints)[1:]:
+        path.unlink()
+    for path in run.student.iterdir():
+        path.unlink()
+    run.student.rmdir()
+    train(Run.reopen(run.folder), True, lambda *_: None, lambda text: None)
+    assert weights(run) == weights(whole)
+
+
+def test_another_seed_is_another_run(whole, tmp_path):
+    assert weights(run_once(tmp_path / "run", "ema=0.9", "seed=1")) != weights(whole)
+
+
+@pytest.mark.parametrize("method", ["dmd", "few-step", "sgts", "tdm"])
+def test_every_method_trains_and_samples(tmp_path, method):
+    run = run_once(tmp_path / "run", method=method)
+    model = load_model(str(run.folder))
+    assert model.generate([""], [0], None).shape == (1, 1, 64, 64, 3)
+    assert len(model.identity["grid"]) == (2 if method == "dmd" else 5)
+
+
+def test_earlier_expert_is_frozen_in_later_phases(tmp_path):
+    run = run_once(tmp_path / "run")
+    saved = {p.stem: torch.load(p, weights_only=True)["experts"][0] for p in states.checkpoints(run.checkpoints)}
+    late = [saved["step-000008"], saved["step-000012"]]
+    assert all(torch.equal(late[0][k], late[1][k]) for k in late[0])
+    assert any(not torch.equal(saved["step-000004"][k], late[0][k]) for k in late[0])
+
+
+def test_pool_gives_the_samples_of_a_simulation(tmp_path):
+    """Without a pool the earlier expert is simulated anew: other samples, the same distribution, and it runs."""
+    assert weights(run_once(tmp_path / "a", "pool=0")) != weights(run_once(tmp_path / "b"))
+
+
+def test_one_changed_byte_is_found_and_the_one_before_is_named(tmp_path):
+    run = run_once(tmp_path / "run", stop_at=9)
+    *_, before, newest = states.checkpoints(run.checkpoints)
+    content = bytearray(newest.read_bytes())
+    content[len(content) // 2] ^= 1
+    newest.write_bytes(content)
+    with pytest.raises(Exception, match=f"{newest.name} is damaged.*{before.name}"):
+        states.load(run.checkpoints)
+    newest.write_bytes(content[: len(content) // 3])
+    with pytest.raises(Exception, match="is damaged"):
+        states.load(run.checkpoints)
+
+
+def test_not_finite_stops_with_step_phase_and_checkpoint(tmp_path):
+    run = start(make_config("phased", "mixture", None, (*SHORT, "fake_lr=1e30", "lr=1e30")), tmp_path / "run")
+    with pytest.raises(Exception, match=r"not finite at step \d+, phase \d; .*checkpoint"):
+        train(run, False, lambda *_: None, lambda text: None)
+
+
+def cli(*args: str, monkeypatch, capsys) -> tuple[int, str]:
+    monkeypatch.setattr(sys, "argv", ["pdmd", *args])
+    try:
+        main()
+        code = 0
+    except SystemExit as stop:
+        code = int(stop.code or 0)
+    return code, capsys.readouterr().err.strip()
+
+
+BAD = {
+    "method": (["train", "--method", "fased"], "did you mean 'phased'"),
+    "teacher": (["train", "--teacher", "spritez"], "no teacher 'spritez'"),
+    "key": (["train", "--set", "learning_rate=1"], "no setting 'learning_rate'"),
+    "value": (["train", "--set", "batch=-3"], "batch = -3 is out of range"),
+    "recipe": (["train", "--recipe", "none.toml"], "cannot read recipe none.toml"),
+    "prompts": (["train", "--teacher", "mixture", "--set", "prompts=empty.txt"], "empty.txt is empty"),
+    "no prompts": (["train", "--teacher", "mixture", "--set", "prompts=gone.txt"], "cannot read prompts gone.txt"),
+    "folder": (["train", "--teacher", "plain"], "no model_index.json"),
+    "no run": (["train", "--resume", "--out", "plain"], "no run folder"),
+    "version": (["train", "--resume", "--out", "future"], "run version 99"),
+    "taken": (["train", "--teacher", "mixture", "--out", "plain"], "already exists"),
+    "unfinished": (["sample", "begun", "--prompt", "x"], "is not finished"),
+    "suffix": (["sample", "mixture", "--prompt", "x", "--out", "x.gif"], "needs .mp4"),
+    "suite": (["bench", "--suite", "motoin"], "motion"),
+    "weights": (["bench", "--weights", "raft"], "expected NAME=FILE"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_is_one_line_exit_2_and_leaves_nothing(case, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty.txt").write_text("\n  \n")
+    (tmp_path / "plain").mkdir()
+    (tmp_path / "plain" / "notes.txt").write_text("mine")
+    for name, version in (("future", 99), ("begun", 1)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text(json.dumps({"version": version, "config": {}}))
+    before = sorted(p.relative_to(tmp_path) for p in tmp_path.rglob("*"))
+    args, message = BAD[case]
+    code, err = cli(*args, monkeypatch=monkeypatch, capsys=capsys)
+    assert code == 2
+    assert message in err
+    assert len(err.splitlines()) == 1
+    assert "Traceback" not in err
+    assert sorted(p.relative_to(tmp_path) for p in tmp_path.rglob("*")) == before
+
+
+def test_full_disk_keeps_the_good_checkpoint(tmp_path, monkeypatch):
+    run = run_once(tmp_path / "run", stop_at=5)
+    good = states.checkpoints(run.checkpoints)[-1].read_bytes()
+
+    def full(descriptor):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(Exception, match=r"No space left|no space left"):
+        train(Run.reopen(run.folder), True, lambda *_: None, lambda text: None)
+    assert states.checkpoints(run.checkpoints)[-1].read_bytes() == good
+    assert not list(run.folder.rglob("*.tmp"))
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+def test_interrupt_saves_and_exits_130(tmp_path, name):
+    args = ["-m", "pdmd", "train", "--teacher", "mixture", "--out", str(tmp_path / "run"), "--set", "generator_steps=9999"]
+    with subprocess.Popen([sys.executable, *args], stderr=subprocess.PIPE, text=True) as process:
+        metrics = tmp_path / "run" / "metrics.jsonl"
+        while process.poll() is None and (not metrics.exists() or len(metrics.read_text().splitlines()) < 5):
+            pass
+        process.send_signal(getattr(signal, name))
+        err = process.stderr.read()
+    assert process.returncode == 130, err
+    assert "--resume" in err
+    assert states.load(tmp_path / "run" / "checkpoints")["step"] >= 4

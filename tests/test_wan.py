@@ -1,0 +1,121 @@
+"""The Wan adapter on a real pipeline of random weights, so small that it trains in seconds."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from diffusers import AutoencoderKLWan, FlowMatchEulerDiscreteScheduler, WanPipeline, WanTransformer3DModel
+from transformers import UMT5Config, UMT5EncoderModel
+
+from pdmd.config import make_config
+from pdmd.errors import UserError
+from pdmd.flow import time_grid
+from pdmd.sample import Guided, load_model
+from pdmd.sprites.pretrain import build_tokenizer
+from pdmd.teachers import load_teacher
+from pdmd.train import start, train
+
+SETTINGS = {"domain": "sprites", "frames": 5, "fps": 8, "height": 32, "width": 32, "guidance": 3.0, "steps": 6}
+
+
+def tiny(folder: Path, channels: int = 4, z_dim: int = 4) -> Path:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        vae = AutoencoderKLWan(
+            base_dim=8, z_dim=z_dim, dim_mult=[1, 1, 1, 1], num_res_blocks=1, temperal_downsample=[False, True, True],
+            latents_mean=[0.1] * z_dim, latents_std=[2.0] * z_dim,
+        )  # fmt: skip
+        transformer = WanTransformer3DModel(
+            num_attention_heads=2, attention_head_dim=12, in_channels=channels, out_channels=channels, text_dim=16,
+            freq_dim=16, ffn_dim=32, num_layers=2, rope_max_seq_len=32,
+        )  # fmt: skip
+        tokenizer = build_tokenizer()
+        text = UMT5EncoderModel(
+            UMT5Config(vocab_size=len(tokenizer), d_model=16, d_kv=8, d_ff=32, num_layers=1, num_heads=2)
+        )
+    WanPipeline(tokenizer, text, vae, FlowMatchEulerDiscreteScheduler(shift=3.0), transformer).save_pretrained(folder)
+    (folder / "pdmd.json").write_text(json.dumps(SETTINGS))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    return tiny(tmp_path_factory.mktemp("teacher") / "tiny")
+
+
+def test_guided_sampling_equals_the_stock_pipeline(folder):
+    """Same noise, same prompt, same steps: our latents are WanPipeline's."""
+    pipeline = WanPipeline.from_pretrained(folder, torch_dtype=torch.float32)
+    pipeline.set_progress_bar_config(disable=True)
+    teacher = load_teacher(str(folder))
+    model = Guided(teacher, steps=5)
+    z = torch.randn((1, *teacher.shape(5)), generator=torch.Generator().manual_seed(3))
+    pipeline.scheduler = FlowMatchEulerDiscreteScheduler(shift=1.0)
+    grid = time_grid(5, teacher.shift)
+    # Stock schedulers place their last point before 0 otherwise; with our grid they must agree exactly.
+    pipeline.scheduler.set_timesteps = lambda n, device=None: _set(pipeline.scheduler, grid)
+    theirs = pipeline(
+        "a red circle", height=32, width=32, num_frames=5, guidance_scale=3.0, latents=z.clone(), output_type="latent",
+        max_sequence_length=16, num_inference_steps=5,
+    ).frames  # fmt: skip
+    ours = model.latents(["a red circle"], [3], 5)
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-4)
+
+
+def _set(scheduler, grid):
+    scheduler.sigmas = torch.tensor(grid)
+    scheduler.timesteps = 1000 * scheduler.sigmas[:-1]
+    scheduler.num_inference_steps = len(grid) - 1
+    scheduler._step_index = None
+
+
+def test_a_seed_means_the_same_sample_in_any_batch(folder):
+    model = load_model(str(folder), steps=3)
+    together = model.generate(["a red circle", "two squares", "a cross"], [5, 6, 7], 5)
+    alone = model.generate(["two squares"], [6], 5)
+    assert together.shape == (3, 5, 32, 32, 3)
+    assert np.abs(together[1].astype(int) - alone[0].astype(int)).max() <= 1
+
+
+@pytest.mark.parametrize(
+    ("method", "overrides"),
+    [("dmd", ()), ("few-step", ()), ("sgts", ()), ("tdm", ()), ("phased", ()), ("phased", ("phases=4",))],
+)
+def test_every_method_trains_samples_and_reloads(folder, tmp_path, method, overrides):
+    short = ("generator_steps=4", "batch=2", "fits=1", "pool=4", "prompt_count=4", "image_every=2", "probe_every=0")
+    run = start(make_config(method, str(folder), None, (*short, *overrides)), tmp_path / "run")
+    student = train(run, False, lambda *_: None, lambda text: None)
+    model = load_model(str(run.folder))
+    clip = model.generate(["a red circle"], [0], None)
+    assert clip.shape == (1, 5, 32, 32, 3)
+    assert model.generate(["a red circle"], [0], 1).shape == (1, 1, 32, 32, 3)
+    assert np.array_equal(load_model(str(student)).generate(["a red circle"], [0], None), clip)
+    moved = [
+        not torch.equal(a, b)
+        for a, b in zip(model.experts[0].parameters(), load_teacher(str(folder)).network().parameters(), strict=True)
+    ]
+    assert any(moved)
+    if len(set(model.steps)) == 2:
+        stock = WanPipeline.from_pretrained(student)
+        assert stock.transformer_2 is not None
+        assert model.grid[2] < stock.config.boundary_ratio < model.grid[1]
+
+
+def test_shapes_that_do_not_fit_are_one_clear_error(folder, tmp_path):
+    tiny(tmp_path / "odd", channels=8)
+    with pytest.raises(UserError, match="autoencoder has 4 latent channels, the transformer takes 8"):
+        load_teacher(str(tmp_path / "odd"))
+    with pytest.raises(UserError, match="makes 1 \\+ 4 k frames"):
+        load_teacher(str(folder)).shape(6)
+
+
+def test_a_damaged_weight_file_is_one_clear_error(folder, tmp_path):
+    import shutil
+
+    broken = shutil.copytree(folder, tmp_path / "broken")
+    file = next((broken / "transformer").glob("*.safetensors"))
+    file.write_bytes(file.read_bytes()[:500])
+    with pytest.raises(UserError, match="cannot load"):
+        load_teacher(str(broken))
