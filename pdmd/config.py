@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 from types import NoneType
-from typing import Any, Literal, get_args, get_type_hints
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from pdmd.errors import UserError, suggest
 from pdmd.plan import METHODS, Interval, Plan, Target, Weight, with_options
@@ -56,7 +56,7 @@ class Config:
             raise UserError(f"no method {self.method!r}: {suggest(self.method, METHODS)}")
         make = METHODS[self.method]
         takes = make.__kwdefaults__ or {}
-        options = {"phases": self.phases, "interval": self.interval, "random_stop": self.sgts}
+        options: dict[str, Any] = {"phases": self.phases, "interval": self.interval, "random_stop": self.sgts}
         for name, value in options.items():
             if value is not None and name not in takes:
                 raise UserError(f"method {self.method} takes no {'sgts' if name == 'random_stop' else name}")
@@ -68,10 +68,8 @@ class Config:
         return with_options(plan, target=self.target, weight=self.weight, fits=self.fits, ema=self.ema)
 
 
-POSITIVE = ("steps", "phases", "shift", "generator_steps", "batch", "lr", "fake_lr", "prompt_count", "keep")
-POSITIVE += ("checkpoint_every",)
-NOT_NEGATIVE = ("seed", "fits", "ema", "beta1", "beta2", "guidance", "image_every", "pool", "pool_refresh")
-NOT_NEGATIVE += ("probe_every",)
+POSITIVE = frozenset("steps phases shift generator_steps batch lr fake_lr prompt_count keep checkpoint_every".split())
+NOT_NEGATIVE = frozenset("seed fits ema beta1 beta2 guidance image_every pool pool_refresh probe_every".split())
 BELOW_ONE = ("ema", "beta1", "beta2")
 
 
@@ -134,19 +132,14 @@ def _check(key: str, value: Any, where: str) -> Any:
     hints = get_type_hints(Config)
     if key not in hints:
         raise UserError(f"{where}: no setting {key!r}; {suggest(key, [f.name for f in dataclasses.fields(Config)])}")
-    options = [a for a in get_args(hints[key]) if a is not NoneType] or [hints[key]]
-    literals = [
-        v for o in options for v in (get_args(o) if hasattr(o, "__origin__") and o.__origin__ is Literal else ())
-    ]
-    if isinstance(hints[key], type(Literal["x"])):
-        literals = list(get_args(hints[key]))
+    kind = next((a for a in get_args(hints[key]) if NoneType in get_args(hints[key]) and a is not NoneType), hints[key])
+    literals = get_args(kind) if get_origin(kind) is Literal else ()
     if value is None and NoneType in get_args(hints[key]):
         return None
     if literals:
         if value not in literals:
             raise UserError(f"{where}: {key} = {value!r}; {suggest(str(value), literals)}")
         return value
-    kind = options[0]
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):

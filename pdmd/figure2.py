@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -79,7 +80,7 @@ def trajectories(velocity: Callable[[Tensor, Tensor], Tensor], z: Tensor) -> Ten
     """Euler from t = 1 to t = s, (EULER + 1, n), from the noise z (n,)."""
     x, path = z[:, None], [z]
     times = torch.linspace(1, S, EULER + 1).tolist()
-    for t, s in zip(times, times[1:], strict=False):
+    for t, s in pairwise(times):
         x = flow.euler(x, velocity(x, torch.full((len(x),), t)), t, s)
         path.append(x[:, 0])
     return torch.stack(path)
@@ -169,9 +170,9 @@ as mean (least to greatest) over the seeds; n = {N} trajectories a seed, standar
 {chr(10).join(rows)}
 
 A 4-layer MLP of width {WIDTH} each, {STEPS} Adam steps of batch {BATCH}, peak learning rate {LR}, training seeds
-{", ".join(map(str, SEEDS))}; {EULER} Euler steps from t = 1 to t = {S}; the exact flow is integrated with the same steps
-from the closed-form velocity. The noise has a seed of its own, 1234. Drawn: the last seed, {DRAWN} quantiles of the noise.
-The check is Figure 2 of Phased DMD, arXiv 2510.27684.
+{", ".join(map(str, SEEDS))}; {EULER} Euler steps from t = 1 to t = {S}. The exact flow is integrated with the same
+steps from the closed-form velocity. The noise has a seed of its own, 1234. Drawn: the last seed, {DRAWN} quantiles of
+the noise. The check is Figure 2 of Phased DMD, arXiv 2510.27684.
 """
 
 

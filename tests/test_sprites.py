@@ -85,8 +85,12 @@ def test_other_texts_are_no_prompts(text):
 def test_training_never_sees_held_out_prompts():
     texts = grammar.training_prompts(2000, seed=0, image=False) + grammar.training_prompts(500, seed=0, image=True)
     assert not any(map(grammar.held_out, texts))
-    words = [grammar.prompt({"colour": c, "shape": s, "ground": g}) for c in world.COLOURS for s in world.FACTORS["shape"]
-             for g in world.GROUNDS]
+    words = [
+        grammar.prompt({"colour": c, "shape": s, "ground": g})
+        for c in world.COLOURS
+        for s in world.FACTORS["shape"]
+        for g in world.GROUNDS
+    ]
     assert 0.05 < np.mean([grammar.held_out(w) for w in words]) < 0.25
 
 

@@ -177,7 +177,17 @@ def test_full_disk_keeps_the_good_checkpoint(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
 def test_interrupt_saves_and_exits_130(tmp_path, name):
-    args = ["-m", "pdmd", "train", "--teacher", "mixture", "--out", str(tmp_path / "run"), "--set", "generator_steps=9999"]
+    args = [
+        "-m",
+        "pdmd",
+        "train",
+        "--teacher",
+        "mixture",
+        "--out",
+        str(tmp_path / "run"),
+        "--set",
+        "generator_steps=9999",
+    ]
     with subprocess.Popen([sys.executable, *args], stderr=subprocess.PIPE, text=True) as process:
         metrics = tmp_path / "run" / "metrics.jsonl"
         while process.poll() is None and (not metrics.exists() or len(metrics.read_text().splitlines()) < 5):

@@ -13,6 +13,7 @@ import json
 import os
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -298,14 +299,16 @@ def train_transformer(work: Path, vae: AutoencoderKLWan, device: str) -> WanPipe
     return assemble(vae, tokenizer, ema.module)
 
 
-def assemble(vae: AutoencoderKLWan, tokenizer: PreTrainedTokenizerFast, nets: torch.nn.ModuleDict) -> WanPipeline:
+def assemble(vae: AutoencoderKLWan, tokenizer: PreTrainedTokenizerFast, nets: Any) -> WanPipeline:
+    """The pipeline of an autoencoder and a pair of `transformer` and `text_encoder`."""
     scheduler = FlowMatchEulerDiscreteScheduler(shift=SHIFT)
     return WanPipeline(tokenizer, nets["text_encoder"], vae, scheduler, nets["transformer"])
 
 
 def contact_sheet(pipeline: WanPipeline, path: Path, guidance: float = 3.0) -> None:
     """24 clips for 24 prompts that no training used, five frames each, as one PNG."""
-    rng, prompts = np.random.default_rng(6), []
+    rng = np.random.default_rng(6)
+    prompts: list[str] = []
     while len(prompts) < 24:
         factors = world.sample_scene(rng).factors
         text = grammar.prompt({n: v for n, v in factors.items() if v is not None and rng.random() < 0.8})

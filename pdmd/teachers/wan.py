@@ -69,7 +69,8 @@ class Wan:
             return self.velocity(net, x, t, cond)
         uncond = self._no_prompt().expand(len(x), -1, -1)
         both = self.velocity(net, x.repeat(2, *[1] * (x.ndim - 1)), t.repeat(2), torch.cat([cond, uncond]))
-        return guide(*both.chunk(2), w)
+        v_cond, v_uncond = both.chunk(2)
+        return guide(v_cond, v_uncond, w)
 
     @cache  # noqa: B019 - teachers live as long as the process
     def _no_prompt(self) -> Tensor:
@@ -108,7 +109,7 @@ class Wan:
     def identity(self) -> dict[str, Any]:
         return {"kind": "teacher", "family": "wan", "path": str(self.path), "sha256": folder_sha256(self.path)}
 
-    def save_student(self, experts: Sequence[nn.Module], grid: Sequence[float], steps: Sequence[int], to: Path) -> None:
+    def save_student(self, experts: Sequence[Any], grid: Sequence[float], steps: Sequence[int], to: Path) -> None:
         """A WanPipeline folder: the first expert as `transformer`, the second as `transformer_2` with the
         boundary between them, further ones as `expert_3` and so on; the grid in student.json."""
         optional: dict[str, Any] = {}
