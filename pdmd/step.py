@@ -48,13 +48,14 @@ class Update:
     normaliser: Tensor
 
 
-def draw_t(phase: Phase, n: int, generator: torch.Generator) -> Tensor:
-    """Noise levels (n,), uniform over the phase's interval less a margin at either end."""
-    u = torch.rand(n, generator=generator, device=generator.device)
+def draw_t(phase: Phase, like: Tensor, generator: torch.Generator) -> Tensor:
+    """Noise levels (n,) beside x (n, ...), uniform over the phase's interval less a margin at either end."""
+    u = torch.rand(len(like), generator=generator, device=generator.device).to(like.device)
     return phase.low + (phase.high - phase.low) * (T_MARGIN + (1 - 2 * T_MARGIN) * u)
 
 
 def draw_noise(like: Tensor, generator: torch.Generator) -> Tensor:
+    """Standard normal noise of the shape of x (n, ...), beside it."""
     return torch.randn(like.shape, generator=generator, device=generator.device).to(like.device)
 
 
@@ -71,7 +72,7 @@ def fake_error(
     """F's loss on fresh samples of the generator, a scalar: x_s = rollout(...), x_t = renoise(x_s), regression."""
     with torch.no_grad():
         sample = rollout(teacher.velocity, expert, phase, start, cond, draw_stop(phase, generator))
-    t = draw_t(phase, len(start), generator)
+    t = draw_t(phase, start, generator)
     eps = draw_noise(start, generator)
     x_t = renoise(sample.x_s, eps, phase.end, t)
     return fake_loss(plan, phase, teacher.velocity(fake, x_t, t, cond), sample, eps, x_t, t).mean()
@@ -107,7 +108,7 @@ def update_generator(
     the teacher's: rollout with gradient where the phase says, renoise, T (guided) and F without."""
     sample = rollout(teacher.velocity, expert.net, phase, start, cond, draw_stop(phase, generator))
     with torch.no_grad():
-        t = draw_t(phase, len(start), generator)
+        t = draw_t(phase, start, generator)
         x_t = renoise(sample.x_s, draw_noise(start, generator), phase.end, t)
         real = teacher.guided(x_t, t, cond)
         gradient = generator_gradient(plan, phase, sample, x_t, t, real, teacher.velocity(fake, x_t, t, cond))

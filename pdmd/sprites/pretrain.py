@@ -1,9 +1,9 @@
-"""Train the embedded teacher from nothing: autoencoder, latents, transformer.
+"""Train the embedded teacher from nothing.
 
     python -m pdmd.sprites.pretrain --work runs/sprites-teacher
 
-Three stages, each resumable from its last checkpoint in the work folder; the finished pipeline is
-written to `<work>/pipeline` in the diffusers format.
+Four stages (autoencoder, latents, transformer, decoder once more), each resumable from its last checkpoint
+in the work folder; the finished pipeline is written to `<work>/pipeline` in the diffusers format.
 """
 
 from __future__ import annotations
@@ -123,7 +123,7 @@ class Optimizers:
             optimizer.load_state_dict(state)
 
 
-def vae_optimizers(vae: AutoencoderKLWan) -> Optimizers:
+def vae_optimizers(vae: torch.nn.Module) -> Optimizers:
     """Muon on every kernel of more than 64 inputs."""
     matrices = [p for p in vae.parameters() if p.ndim >= 4 and p[0].numel() > 64]
     chosen = {id(p) for p in matrices}
@@ -333,6 +333,66 @@ def contact_sheet(pipeline: WanPipeline, path: Path, guidance: float = 3.0) -> N
     path.with_suffix(".txt").write_text("\n".join(prompts) + "\n")
 
 
+POLISH_STEPS = 1500
+POLISH_LR = 0.3  # of the learning rates above
+
+
+def polish_decoder(work: Path, vae: AutoencoderKLWan, device: str) -> AutoencoderKLWan:
+    """Train the decoder on, the encoder frozen, so that latents and transformer stay as they are."""
+    vae.requires_grad_(False)
+    parts = torch.nn.ModuleList([vae.decoder, vae.post_quant_conv]).requires_grad_(True)
+    optimizers = vae_optimizers(parts)
+    state_path, first = work / "decoder.pt", 0
+    if state_path.exists():
+        state = torch.load(state_path, weights_only=True)
+        parts.load_state_dict(state["parts"])
+        optimizers.load_state_dict(state["optimizers"])
+        first = state["step"]
+    if first >= POLISH_STEPS:
+        return vae
+    pool, held_out = clips(3000, seed=1), to_model(clips(24, seed=2)).to(device)
+    start = time.time()
+    for step in range(first, POLISH_STEPS):
+        rng = np.random.default_rng([7, step])
+        frames, batch = ((1, 16), (9, 3), (17, 2))[step % 3]
+        x = to_model(pool[rng.integers(0, len(pool), batch), :frames]).to(device)
+        with torch.no_grad():
+            z = vae.encode(x).latent_dist.mean
+        y = vae.decode(z).sample
+        loss = (x - y).abs().mean() + 2 * (x - y).pow(2).mean()
+        optimizers.step(loss, POLISH_LR * min(1.0, (step + 1) / VAE_WARM_UP) * (1 - step / POLISH_STEPS))
+        if step % 150 == 149 or step == POLISH_STEPS - 1:
+            with torch.no_grad():
+                quality = psnr(held_out, vae.decode(vae.encode(held_out).latent_dist.mode()).sample)
+            minutes = (time.time() - start) / 60
+            log(
+                work / "decoder.jsonl", step=step + 1, loss=float(loss.detach()), psnr_held_out=quality, minutes=minutes
+            )
+            state = dict(parts=parts.state_dict(), optimizers=optimizers.state_dict(), step=step + 1)
+            save_state(state_path, state)
+    return vae
+
+
+#: What the teacher's folder says of itself beside diffusers' own files (see `pdmd.teachers.wan.DEFAULTS`).
+SETTINGS = dict(
+    domain="sprites",
+    frames=world.FRAMES,
+    fps=world.FPS,
+    height=world.SIZE,
+    width=world.SIZE,
+    guidance=3.0,
+    steps=40,
+)
+
+
+def publish(pipeline: WanPipeline, folder: Path) -> None:
+    """Write the pipeline in 16 bit, with its settings."""
+    for part in (pipeline.transformer, pipeline.text_encoder, pipeline.vae):
+        part.half()
+    pipeline.save_pretrained(folder)
+    (folder / "pdmd.json").write_text(json.dumps(SETTINGS, indent=1) + "\n")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, default=Path("runs/sprites-teacher"))
@@ -341,7 +401,8 @@ def main() -> None:
     args.work.mkdir(parents=True, exist_ok=True)
     vae = train_vae(args.work, args.device)
     pipeline = train_transformer(args.work, vae, args.device)
-    pipeline.save_pretrained(args.work / "pipeline")
+    polish_decoder(args.work, vae, args.device)
+    publish(pipeline, args.work / "pipeline")
 
 
 if __name__ == "__main__":
