@@ -47,7 +47,7 @@ def folder(tmp_path_factory) -> Path:
 
 def test_guided_sampling_equals_the_stock_pipeline(folder):
     """Same noise, same prompt, same steps: our latents are WanPipeline's."""
-    pipeline = WanPipeline.from_pretrained(folder, torch_dtype=torch.float32)
+    pipeline = WanPipeline.from_pretrained(folder, dtype=torch.float32)
     pipeline.set_progress_bar_config(disable=True)
     teacher = load_teacher(str(folder))
     model = Guided(teacher, steps=5)

@@ -10,8 +10,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import diffusers
 import numpy as np
 import torch
+import transformers
 from diffusers import WanPipeline, WanTransformer3DModel
 from torch import Tensor, nn
 
@@ -150,7 +152,7 @@ def load_student(folder: Path, count: int) -> tuple[Wan, list[nn.Module], dict[s
     for k in range(1, count):
         name = "transformer_2" if k == 1 else f"expert_{k + 1}"
         try:
-            net = WanTransformer3DModel.from_pretrained(folder / name, torch_dtype=torch.float32)
+            net = WanTransformer3DModel.from_pretrained(folder / name, dtype=torch.float32)
         except (OSError, ValueError, RuntimeError) as error:
             raise UserError(f"cannot load expert {folder / name}: {str(error).splitlines()[0]}") from None
         experts.append(net.requires_grad_(False).eval())
@@ -163,8 +165,10 @@ def load(spec: str | Path, name: str | None = None, guidance: float | None = Non
     folder = path if path.is_dir() else None
     if folder and not (folder / "model_index.json").is_file():
         raise UserError(f"{folder} is no diffusers pipeline: it has no model_index.json")
+    for library in (diffusers.utils.logging, transformers.utils.logging):
+        library.disable_progress_bar()  # loading's bars; ours are for work that takes time
     try:
-        pipeline = WanPipeline.from_pretrained(str(spec), torch_dtype=torch.float32)
+        pipeline = WanPipeline.from_pretrained(str(spec), dtype=torch.float32)
     except (OSError, ValueError, TypeError, RuntimeError, KeyError, AttributeError) as error:
         raise UserError(f"cannot load {spec} as a WanPipeline: {str(error).splitlines()[0]}") from None
     settings = dict(DEFAULTS)
