@@ -393,6 +393,30 @@ def publish(pipeline: WanPipeline, folder: Path) -> None:
     (folder / "pdmd.json").write_text(json.dumps(SETTINGS, indent=1) + "\n")
 
 
+def draw_curves(work: Path, path: Path) -> None:
+    """The training curves in the work folder's logs, as one picture."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(1, 3, figsize=(12, 3.2), layout="constrained")
+    curves = (
+        ("vae", "psnr_held_out", "autoencoder: held-out PSNR, dB"),
+        ("transformer", "loss", "transformer: loss"),
+        ("decoder", "psnr_held_out", "decoder, encoder frozen: held-out PSNR, dB"),
+    )
+    for axis, (name, key, title) in zip(axes, curves, strict=True):
+        log_path = work / f"{name}.jsonl"
+        rows = [json.loads(line) for line in log_path.read_text().splitlines()] if log_path.exists() else []
+        rows = list({row["step"]: row for row in rows if key in row}.values())
+        axis.plot([row["step"] for row in rows], [row[key] for row in rows], color="#20639b")
+        axis.set(title=title, xlabel="step")
+        axis.grid(alpha=0.3)
+    figure.savefig(path, dpi=110)
+    pyplot.close(figure)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, default=Path("runs/sprites-teacher"))
@@ -403,6 +427,7 @@ def main() -> None:
     pipeline = train_transformer(args.work, vae, args.device)
     polish_decoder(args.work, vae, args.device)
     publish(pipeline, args.work / "pipeline")
+    draw_curves(args.work, args.work / "curves.png")
 
 
 if __name__ == "__main__":
