@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import time
 from pathlib import Path
 from typing import Any
@@ -22,20 +21,9 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processor
 from transformers import PreTrainedTokenizerFast, UMT5Config, UMT5EncoderModel
 
 from pdmd.sprites import grammar, world
+from pdmd.sprites.autoencoder import polish_decoder, train_vae
+from pdmd.sprites.training import Optimizers, log, save_state, to_model
 
-VAE_CONFIG = dict(
-    base_dim=16,
-    z_dim=8,
-    dim_mult=[1, 2, 4],
-    num_res_blocks=1,
-    temperal_downsample=[True, True],
-    in_channels=12,
-    out_channels=12,
-    patch_size=2,
-    scale_factor_temporal=4,
-    scale_factor_spatial=8,
-)
-KL_WEIGHT = 1e-4
 TRANSFORMER_CONFIG = dict(
     patch_size=(1, 2, 2),
     num_attention_heads=4,
@@ -51,122 +39,6 @@ TRANSFORMER_CONFIG = dict(
 TEXT_CONFIG = dict(d_model=64, d_kv=16, d_ff=128, num_layers=2, num_heads=4, dropout_rate=0.0)
 TOKENS = 16  # the longest prompt has 10 words and the end mark
 SHIFT = 3.0  # of the sampling grid
-
-
-def clips(count: int, seed: int, frames: int = world.FRAMES) -> np.ndarray:
-    """Renders of `count` scenes of the world's distribution, uint8 (count, frames, H, W, 3)."""
-    scenes = (world.sample_scene(np.random.default_rng([seed, i])) for i in range(count))
-    return np.stack([world.render(scene, frames) for scene in scenes])
-
-
-def to_model(video: np.ndarray) -> torch.Tensor:
-    """uint8 (n, frames, H, W, 3) -> float32 (n, 3, frames, H, W) in [-1, 1]."""
-    return torch.from_numpy(video).permute(0, 4, 1, 2, 3).float() / 127.5 - 1
-
-
-def psnr(x: torch.Tensor, y: torch.Tensor) -> float:
-    """Peak signal-to-noise ratio in dB of two tensors in [-1, 1]."""
-    return float(10 * torch.log10(4 / (x - y).pow(2).mean()))
-
-
-def save_state(path: Path, state: dict) -> None:
-    """Write a checkpoint whole or not at all."""
-    torch.save(state, path.with_suffix(".tmp"))
-    os.replace(path.with_suffix(".tmp"), path)
-
-
-def log(path: Path, **row: float) -> None:
-    with path.open("a") as f:
-        f.write(json.dumps(row) + "\n")
-    print("  ".join(f"{k} {v:.4g}" for k, v in row.items()), flush=True)
-
-
-# (step at which it begins, frames, batch): single frames first, whole clips at the end.
-VAE_SCHEDULE = ((0, 1, 16), (150, 5, 4), (1900, 9, 3), (2600, 17, 2))
-VAE_STEPS = 2900
-VAE_WARM_UP = 50
-MUON_LR, ADAM_LR = 0.02, 1.5e-3
-
-
-class Optimizers:
-    """Muon on the matrices, AdamW on the rest, one learning-rate factor over both.
-
-    Muon takes matrices only; a convolution's kernel (out, in, ...) takes part as its view (out, rest).
-    """
-
-    def __init__(self, matrices: list[torch.nn.Parameter], others: list[torch.nn.Parameter]) -> None:
-        self.matrices = matrices
-        self.views = [torch.nn.Parameter(p.data.view(p.shape[0], -1)) for p in matrices]
-        self.parameters = [*matrices, *others]
-        self.both = [
-            torch.optim.Muon(self.views, lr=MUON_LR, weight_decay=0.0),
-            torch.optim.AdamW(others, lr=ADAM_LR, betas=(0.9, 0.99), weight_decay=0.0),
-        ]
-
-    def step(self, loss: torch.Tensor, factor: float) -> None:
-        for p in self.parameters:
-            p.grad = None
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(self.parameters, 1.0)
-        for view, p in zip(self.views, self.matrices, strict=True):
-            view.grad = None if p.grad is None else p.grad.view(view.shape)
-        for optimizer, rate in zip(self.both, (MUON_LR, ADAM_LR), strict=True):
-            for group in optimizer.param_groups:
-                group["lr"] = rate * factor
-            optimizer.step()
-
-    def state_dict(self) -> list[dict]:
-        return [optimizer.state_dict() for optimizer in self.both]
-
-    def load_state_dict(self, states: list[dict]) -> None:
-        for optimizer, state in zip(self.both, states, strict=True):
-            optimizer.load_state_dict(state)
-
-
-def vae_optimizers(vae: torch.nn.Module) -> Optimizers:
-    """Muon on every kernel of more than 64 inputs."""
-    matrices = [p for p in vae.parameters() if p.ndim >= 4 and p[0].numel() > 64]
-    chosen = {id(p) for p in matrices}
-    return Optimizers(matrices, [p for p in vae.parameters() if id(p) not in chosen])
-
-
-def train_vae(work: Path, device: str) -> AutoencoderKLWan:
-    """L1 + squared error + a little KL, on ever longer clips."""
-    torch.manual_seed(0)
-    vae = AutoencoderKLWan(**VAE_CONFIG, latents_mean=[0.0] * 8, latents_std=[1.0] * 8).to(device)
-    optimizers = vae_optimizers(vae)
-    state_path, first = work / "vae.pt", 0
-    if state_path.exists():
-        state = torch.load(state_path, weights_only=True)
-        vae.load_state_dict(state["vae"])
-        optimizers.load_state_dict(state["optimizers"])
-        first = state["step"]
-    if first >= VAE_STEPS:
-        return vae.eval()
-    pool = clips(3000, seed=1)
-    held_out = to_model(clips(24, seed=2)).to(device)
-    start = time.time()
-    for step in range(first, VAE_STEPS):
-        rng = np.random.default_rng([3, step])
-        generator = torch.Generator(device).manual_seed(step)
-        _, frames, batch = [row for row in VAE_SCHEDULE if row[0] <= step][-1]
-        begin = rng.integers(0, world.FRAMES - frames + 1)
-        x = to_model(pool[rng.integers(0, len(pool), batch), begin : begin + frames]).to(device)
-        posterior = vae.encode(x).latent_dist
-        y = vae.decode(posterior.sample(generator)).sample
-        kl = 0.5 * (posterior.mean.pow(2) + posterior.var - 1 - posterior.logvar).mean()
-        loss = (x - y).abs().mean() + 2 * (x - y).pow(2).mean() + KL_WEIGHT * kl
-        optimizers.step(loss, min(1.0, (step + 1) / VAE_WARM_UP) * (1 - step / VAE_STEPS))
-        if step % 50 == 49 or step == VAE_STEPS - 1:
-            row = dict(step=step + 1, loss=float(loss.detach()), kl=float(kl.detach()))
-            row |= dict(psnr_batch=psnr(x, y.detach()), minutes=(time.time() - start) / 60)
-            if step % 250 == 249 or step == VAE_STEPS - 1:
-                with torch.no_grad():
-                    row["psnr_held_out"] = psnr(held_out, vae.decode(vae.encode(held_out).latent_dist.mode()).sample)
-                state = dict(vae=vae.state_dict(), optimizers=optimizers.state_dict(), step=step + 1)
-                save_state(state_path, state)
-            log(work / "vae.jsonl", **row)
-    return vae.eval()
 
 
 def build_tokenizer() -> PreTrainedTokenizerFast:
@@ -331,46 +203,6 @@ def contact_sheet(pipeline: WanPipeline, path: Path, guidance: float = 3.0) -> N
 
     matplotlib.image.imsave(path, np.clip(sheet, 0, 1))
     path.with_suffix(".txt").write_text("\n".join(prompts) + "\n")
-
-
-POLISH_STEPS = 1500
-POLISH_LR = 0.3  # of the learning rates above
-
-
-def polish_decoder(work: Path, vae: AutoencoderKLWan, device: str) -> AutoencoderKLWan:
-    """Train the decoder on, the encoder frozen, so that latents and transformer stay as they are."""
-    vae.requires_grad_(False)
-    parts = torch.nn.ModuleList([vae.decoder, vae.post_quant_conv]).requires_grad_(True)
-    optimizers = vae_optimizers(parts)
-    state_path, first = work / "decoder.pt", 0
-    if state_path.exists():
-        state = torch.load(state_path, weights_only=True)
-        parts.load_state_dict(state["parts"])
-        optimizers.load_state_dict(state["optimizers"])
-        first = state["step"]
-    if first >= POLISH_STEPS:
-        return vae
-    pool, held_out = clips(3000, seed=1), to_model(clips(24, seed=2)).to(device)
-    start = time.time()
-    for step in range(first, POLISH_STEPS):
-        rng = np.random.default_rng([7, step])
-        frames, batch = ((1, 16), (9, 3), (17, 2))[step % 3]
-        x = to_model(pool[rng.integers(0, len(pool), batch), :frames]).to(device)
-        with torch.no_grad():
-            z = vae.encode(x).latent_dist.mean
-        y = vae.decode(z).sample
-        loss = (x - y).abs().mean() + 2 * (x - y).pow(2).mean()
-        optimizers.step(loss, POLISH_LR * min(1.0, (step + 1) / VAE_WARM_UP) * (1 - step / POLISH_STEPS))
-        if step % 150 == 149 or step == POLISH_STEPS - 1:
-            with torch.no_grad():
-                quality = psnr(held_out, vae.decode(vae.encode(held_out).latent_dist.mode()).sample)
-            minutes = (time.time() - start) / 60
-            log(
-                work / "decoder.jsonl", step=step + 1, loss=float(loss.detach()), psnr_held_out=quality, minutes=minutes
-            )
-            state = dict(parts=parts.state_dict(), optimizers=optimizers.state_dict(), step=step + 1)
-            save_state(state_path, state)
-    return vae
 
 
 #: What the teacher's folder says of itself beside diffusers' own files (see `pdmd.teachers.wan.DEFAULTS`).
