@@ -232,15 +232,15 @@ def draw_curves(work: Path, path: Path) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    figure, axes = pyplot.subplots(1, 3, figsize=(12, 3.2), layout="constrained")
-    curves = (
+    known = (
         ("vae", "psnr_held_out", "autoencoder: held-out PSNR, dB"),
         ("transformer", "loss", "transformer: loss"),
         ("decoder", "psnr_held_out", "decoder, encoder frozen: held-out PSNR, dB"),
     )
-    for axis, (name, key, title) in zip(axes, curves, strict=True):
-        log_path = work / f"{name}.jsonl"
-        rows = [json.loads(line) for line in log_path.read_text().splitlines()] if log_path.exists() else []
+    curves = [curve for curve in known if (work / f"{curve[0]}.jsonl").exists()]
+    figure, axes = pyplot.subplots(1, len(curves), figsize=(4 * len(curves), 3.2), layout="constrained", squeeze=False)
+    for axis, (name, key, title) in zip(axes[0], curves, strict=True):
+        rows = [json.loads(line) for line in (work / f"{name}.jsonl").read_text().splitlines()]
         rows = list({row["step"]: row for row in rows if key in row}.values())
         axis.plot([row["step"] for row in rows], [row[key] for row in rows], color="#20639b")
         axis.set(title=title, xlabel="step")
