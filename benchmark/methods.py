@@ -39,8 +39,12 @@ def trained(method: str, teacher: str, folder: Path, overrides: Sequence[str]) -
     run = Run.reopen(folder) if resume else start(make_config(method, teacher, None, overrides), folder)
     if not (run.student / "student.json").is_file():
         has = resume and any(run.checkpoints.glob("step-*.json"))
-        train(run, has, lambda step, total, *_: print(f"\r{method} {step}/{total} ", end="", flush=True), print)
-        print()
+
+        def report(step: int, total: int, *_: object) -> None:
+            if step % 100 == 0 or step == total:
+                print(f"{method}: {step} of {total} generator steps", flush=True)
+
+        train(run, has, report, print)
     return run
 
 
@@ -117,11 +121,14 @@ def main() -> None:
             row["probe distance / teacher's"] = f"{distance / reference:.2f}" if distance and reference else "1"
         rows[name] = row
     commit = git_commit()
+    note = (
+        f"n = {MIXTURE_SAMPLES} samples." if args.teacher == "mixture" else "In brackets, 95 % intervals over prompts."
+    )
     text = f"""# The methods on `{args.teacher}`
 
 {table(rows)}
 
-Intervals are 95 %, over prompts. Training seed 0, the same number of generator steps for every method, CPU,
+{note} Training seed 0, the same number of generator steps for every method, CPU,
 commit {commit["commit"][:10] if commit else "none"}. Written by
 `python -m pdmd.benchmark.methods --teacher {args.teacher}`, which runs:
 
