@@ -102,8 +102,8 @@ def sample(
         raise UserError(f"--out {path}: there is no folder {path.parent}")
     pixels = loaded.generate([prompt] * len(seeds), seeds, frames)
     if many:
-        shown = [clip[:: max(1, (len(clip) - 1) // 4)] for clip in pixels]
-        write_png(path, contact_sheet(shown, columns=1))
+        scale = max(1, 128 // pixels.shape[2])  # small frames are enlarged, to be seen
+        write_png(path, contact_sheet(pixels, columns=min(5, pixels.shape[1]), scale=scale))
     elif pixels.shape[1] == 1:
         write_png(path, pixels[0, 0])
     else:

@@ -119,3 +119,25 @@ def test_a_damaged_weight_file_is_one_clear_error(folder, tmp_path):
     file.write_bytes(file.read_bytes()[:500])
     with pytest.raises(UserError, match="cannot load"):
         load_teacher(str(broken))
+
+
+def test_sample_writes_a_clip_an_image_and_a_sheet(folder, tmp_path, monkeypatch):
+    """Two seeds of five frames: two rows of five, enlarged four times, two pixels between."""
+    import sys
+
+    from pdmd.benchmark.media import read_video
+    from pdmd.cli import main
+
+    def sample(*args: str) -> None:
+        monkeypatch.setattr(sys, "argv", ["pdmd", "sample", str(folder), "--prompt", "a cross", "--steps", "2", *args])
+        with pytest.raises(SystemExit) as stop:
+            main()
+        assert not stop.value.code
+
+    sample("--out", str(tmp_path / "clip.mp4"))
+    assert read_video(tmp_path / "clip.mp4").frames.shape == (5, 32, 32, 3)
+    sample("--frames", "1", "--out", str(tmp_path / "one.png"))
+    sample("--seed", "0", "--seed", "1", "--out", str(tmp_path / "sheet.png"))
+    cv2 = pytest.importorskip("cv2")
+    assert cv2.imread(str(tmp_path / "one.png")).shape == (32, 32, 3)
+    assert cv2.imread(str(tmp_path / "sheet.png")).shape == (2 * 128 + 2, 5 * 128 + 4 * 2, 3)
