@@ -53,7 +53,8 @@ class Probe:
         self.repeated = [p for p in self.prompts for _ in range(SEEDS)]
         self.z = noise(teacher, [s for _ in self.prompts for s in range(SEEDS)], teacher.frames)
         self.cond = teacher.encode(self.repeated)
-        self.reference = self.measure(guided_flow(teacher, self.z, self.cond, time_grid(teacher.steps, teacher.shift)))
+        x = guided_flow(teacher, self.z, self.cond, time_grid(teacher.steps, teacher.shift))
+        self.reference = self.measure(x, teacher.decode(x))
 
     @torch.no_grad()
     def sample(self, plan: Plan, state: State, stage: int) -> Tensor:
@@ -66,11 +67,12 @@ class Probe:
             x = guided_flow(self.teacher, x, self.cond, tuple(dict.fromkeys(grid)))
         return x
 
-    def measure(self, x: Tensor) -> Figures:
+    def measure(self, x: Tensor, pixels: np.ndarray) -> Figures:
+        """The figures of the probe's latents (n, ...) and their pixels."""
         groups = x.flatten(1).view(len(self.prompts), -1, x[0].numel())
         pairs = torch.stack([torch.pdist(g) for g in groups]) / x[0].numel() ** 0.5
         motion = float(x.diff(dim=2).pow(2).mean().sqrt()) if x.ndim == 5 and x.shape[2] > 1 else 0.0
-        return Figures(float(pairs.mean()), motion, self.fidelity(self.teacher.decode(x)))
+        return Figures(float(pairs.mean()), motion, self.fidelity(pixels))
 
     def fidelity(self, pixels: np.ndarray) -> float | None:
         if self.teacher.domain != "sprites":

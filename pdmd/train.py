@@ -139,8 +139,9 @@ def _health(
     g = generator(run.config.seed, 2, stage, state.step)
     x, cond = starts.draw(state, stage, plan.stages[stage][0], teacher.frames, g)
     latents = probe.sample(plan, state, stage)
-    figures = probe.measure(latents)
-    run.preview(f"step-{state.step:06d}", teacher.decode(latents))
+    pixels = teacher.decode(latents)
+    figures = probe.measure(latents, pixels)
+    run.preview(f"step-{state.step:06d}", pixels)
     if probe.collapsed(figures):
         share = figures.distance / probe.reference.distance
         say(f"step {state.step}: the probe's diversity is {share:.0%} of the teacher's; the student may be collapsing")
