@@ -22,7 +22,7 @@ from pdmd.run import Run
 from pdmd.sample import Guided, Model, Student, load_model
 from pdmd.teachers import load_teacher
 from pdmd.teachers.mixture import Mixture
-from pdmd.train import start, train
+from pdmd.train import prepare, train
 
 from .files import write_text
 from .provenance import git_commit
@@ -36,7 +36,7 @@ MIXTURE_SAMPLES = 8192
 def trained(method: str, teacher: str, folder: Path, overrides: Sequence[str]) -> Run:
     """The finished run of a method, trained here as far as it is not."""
     resume = (folder / "config.json").is_file()
-    run = Run.reopen(folder) if resume else start(make_config(method, teacher, None, overrides), folder)
+    run = Run.reopen(folder) if resume else Run.create(folder, make_config(method, teacher, None, overrides))
     if not (run.student / "student.json").is_file():
         has = resume and any(run.checkpoints.glob("step-*.json"))
 
@@ -44,7 +44,7 @@ def trained(method: str, teacher: str, folder: Path, overrides: Sequence[str]) -
             if step % 100 == 0 or step == total:
                 print(f"{method}: {step} of {total} generator steps", flush=True)
 
-        train(run, has, report, print)
+        train(run, prepare(run.config), has, report, print)
     return run
 
 

@@ -38,7 +38,7 @@ def train(
     """Distil a teacher into a few-step student."""
     from pdmd.config import make_config
     from pdmd.run import Run, new_folder
-    from pdmd.train import Interrupted, start
+    from pdmd.train import Interrupted, prepare
     from pdmd.train import train as run_training
 
     if resume:
@@ -50,21 +50,23 @@ def train(
         if (run.student / "student.json").is_file():
             print(f"{out} is finished: its student is {run.student}")
             return
+        task = prepare(run.config)
     else:
         config = make_config(method, teacher, recipe, set_ or [])
-        run = start(config, out or new_folder(config))
+        task = prepare(config)  # before the folder is made: bad input leaves nothing behind
+        run = Run.create(out or new_folder(config), config)
     print(f"training {run.config.method} from {run.config.teacher} into {run.folder}")
     with _progress() as progress:
-        task = progress.add_task("starting", total=run.config.generator_steps, figures="")
+        bar = progress.add_task("starting", total=run.config.generator_steps, figures="")
 
         def report(step: int, total: int, stage: int, row: dict[str, float]) -> None:
             figures = f"F {row['fake_loss']:.3f}  |g| {row['gradient_norm']:.3f}"
             if "probe/fidelity" in row:
                 figures += f"  fidelity {row['probe/fidelity']:.2f}  distance {row['probe/distance']:.2f}"
-            progress.update(task, completed=step, total=total, description=f"phase {stage + 1}", figures=figures)
+            progress.update(bar, completed=step, total=total, description=f"phase {stage + 1}", figures=figures)
 
         try:
-            student = run_training(run, resume, report, lambda text: progress.console.print(f"warning: {text}"))
+            student = run_training(run, task, resume, report, lambda text: progress.console.print(f"warning: {text}"))
         except Interrupted as stop:
             progress.stop()
             print(f"interrupted at step {stop}; go on with: pdmd train --resume --out {run.folder}", file=sys.stderr)

@@ -6,6 +6,7 @@ import shutil
 import signal
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
@@ -48,15 +49,29 @@ class _Signals:
             signal.signal(number, handler)
 
 
-def train(run: Run, resume: bool, report: Report, say: Say) -> Path:
-    """Train a run to its end and return the student's folder; everything it needs is in the run's folder.
+@dataclass(frozen=True)
+class Task:
+    """What a configuration asks for, loaded: its plan, its teacher, and what trajectories start from."""
+
+    plan: Plan
+    teacher: Teacher
+    starts: Starts
+
+
+def prepare(config: Config) -> Task:
+    """Load the teacher and the prompts. Raises UserError for bad input; writes nothing."""
+    teacher = load_teacher(config.teacher, config.guidance)
+    teacher.shape(teacher.frames)
+    plan = config.plan()
+    return Task(plan, teacher, Starts(teacher, config, plan))
+
+
+def train(run: Run, task: Task, resume: bool, report: Report, say: Say) -> Path:
+    """Train a run to its end and return the student's folder.
 
     Raises Interrupted once the state is saved, and UserError for bad input or a loss that is not finite.
     """
-    config = run.config
-    plan = config.plan()
-    teacher = load_teacher(config.teacher, config.guidance)
-    starts = Starts(teacher, config, plan)
+    config, plan, teacher, starts = run.config, task.plan, task.teacher, task.starts
     probe = Probe(teacher, starts.texts[False]) if config.probe_every else None
     state = _resume(teacher, run, plan) if resume else states.begin(teacher, config, plan)
     run.rewind(state.step)
@@ -65,11 +80,11 @@ def train(run: Run, resume: bool, report: Report, say: Say) -> Path:
     with _Signals() as signals:
         while state.step < config.generator_steps:
             stage, end = stage_of(config, plan, state.step)
-            row = _step(teacher, run, plan, state, stage, starts)
+            row = _step(run, task, state, stage)
             state.step += 1
             last = state.step == end
             if probe and (state.step % config.probe_every == 0 or last):
-                row |= _health(teacher, run, plan, state, stage, starts, probe, say)
+                row |= _health(run, task, state, stage, probe, say)
             run.log(state.step, stage=stage, **row)
             report(state.step, config.generator_steps, stage, row)
             if last:
@@ -94,8 +109,9 @@ def _resume(teacher: Teacher, run: Run, plan: Plan) -> State:
     return state
 
 
-def _step(teacher: Teacher, run: Run, plan: Plan, state: State, stage: int, starts: Starts) -> dict[str, float]:
+def _step(run: Run, task: Task, state: State, stage: int) -> dict[str, float]:
     """One generator step with its fits of F before it."""
+    plan, teacher, starts = task.plan, task.teacher, task.starts
     began = time.perf_counter()
     g = generator(run.config.seed, 0, stage, state.step)
     phases = plan.stages[stage]
@@ -133,11 +149,10 @@ def _finite(run: Run, state: State, stage: int, **tensors: Tensor) -> None:
             raise UserError(f"{name} is not finite at step {step}, phase {stage + 1}; {back}; lower lr or fake_lr")
 
 
-def _health(
-    teacher: Teacher, run: Run, plan: Plan, state: State, stage: int, starts: Starts, probe: Probe, say: Say
-) -> dict[str, float]:
+def _health(run: Run, task: Task, state: State, stage: int, probe: Probe, say: Say) -> dict[str, float]:
+    plan, teacher = task.plan, task.teacher
     g = generator(run.config.seed, 2, stage, state.step)
-    x, cond = starts.draw(state, stage, plan.stages[stage][0], teacher.frames, g)
+    x, cond = task.starts.draw(state, stage, plan.stages[stage][0], teacher.frames, g)
     latents = probe.sample(plan, state, stage)
     pixels = teacher.decode(latents)
     figures = probe.measure(latents, pixels)
@@ -162,11 +177,3 @@ def finish(teacher: Teacher, run: Run, plan: Plan, state: State) -> Path:
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return run.student
-
-
-def start(config: Config, folder: Path) -> Run:
-    """A new run's folder, after the teacher and the prompts are known to load: bad input leaves nothing behind."""
-    teacher = load_teacher(config.teacher, config.guidance)
-    teacher.shape(teacher.frames)
-    Starts(teacher, config, config.plan())
-    return Run.create(folder, config)

@@ -15,23 +15,23 @@ from pdmd.cli import main
 from pdmd.config import make_config
 from pdmd.run import Run
 from pdmd.sample import load_model
-from pdmd.train import Interrupted, start, train
+from pdmd.train import Interrupted, prepare, train
 
 SHORT = ("generator_steps=12", "batch=16", "pool=32", "checkpoint_every=4", "probe_every=5", "keep=9", "prompt_count=8")
 
 
 def run_once(folder: Path, *overrides: str, method: str = "phased", stop_at: int | None = None) -> Run:
-    run = start(make_config(method, "mixture", None, (*SHORT, *overrides)), folder)
+    run = Run.create(folder, make_config(method, "mixture", None, (*SHORT, *overrides)))
 
     def report(step: int, total: int, stage: int, row: dict) -> None:
         if step == stop_at:
             os.kill(os.getpid(), signal.SIGTERM)
 
     if stop_at is None:
-        train(run, False, report, lambda text: None)
+        train(run, prepare(run.config), False, report, lambda text: None)
     else:
         with pytest.raises(Interrupted):
-            train(run, False, report, lambda text: None)
+            train(run, prepare(run.config), False, report, lambda text: None)
     return run
 
 
@@ -48,7 +48,7 @@ def whole(tmp_path_factory) -> Run:
 def test_resumed_run_is_the_run_bit_for_bit(whole, tmp_path, stop_at):
     run = run_once(tmp_path / "run", "ema=0.9", stop_at=stop_at)
     assert not run.student.exists()
-    train(Run.reopen(run.folder), True, lambda *_: None, lambda text: None)
+    train(Run.reopen(run.folder), prepare(run.config), True, lambda *_: None, lambda text: None)
     assert weights(run) == weights(whole)
 
     def losses(r):
@@ -65,7 +65,7 @@ def test_resume_from_any_kept_checkpoint(whole, tmp_path):
     for path in run.student.iterdir():
         path.unlink()
     run.student.rmdir()
-    train(Run.reopen(run.folder), True, lambda *_: None, lambda text: None)
+    train(Run.reopen(run.folder), prepare(run.config), True, lambda *_: None, lambda text: None)
     assert weights(run) == weights(whole)
 
 
@@ -108,9 +108,9 @@ def test_one_changed_byte_is_found_and_the_one_before_is_named(tmp_path):
 
 
 def test_not_finite_stops_with_step_phase_and_checkpoint(tmp_path):
-    run = start(make_config("phased", "mixture", None, (*SHORT, "fake_lr=1e30", "lr=1e30")), tmp_path / "run")
+    run = Run.create(tmp_path / "run", make_config("phased", "mixture", None, (*SHORT, "fake_lr=1e30", "lr=1e30")))
     with pytest.raises(Exception, match=r"not finite at step \d+, phase \d; .*checkpoint"):
-        train(run, False, lambda *_: None, lambda text: None)
+        train(run, prepare(run.config), False, lambda *_: None, lambda text: None)
 
 
 def cli(*args: str, monkeypatch, capsys) -> tuple[int, str]:
@@ -170,7 +170,7 @@ def test_full_disk_keeps_the_good_checkpoint(tmp_path, monkeypatch):
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(Exception, match=r"No space left|no space left"):
-        train(Run.reopen(run.folder), True, lambda *_: None, lambda text: None)
+        train(Run.reopen(run.folder), prepare(run.config), True, lambda *_: None, lambda text: None)
     assert states.checkpoints(run.checkpoints)[-1].read_bytes() == good
     assert not list(run.folder.rglob("*.tmp"))
 

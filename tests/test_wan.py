@@ -12,10 +12,11 @@ from transformers import UMT5Config, UMT5EncoderModel
 from pdmd.config import make_config
 from pdmd.errors import UserError
 from pdmd.flow import time_grid
+from pdmd.run import Run
 from pdmd.sample import Guided, load_model
 from pdmd.sprites.pretrain import build_tokenizer
 from pdmd.teachers import load_teacher
-from pdmd.train import start, train
+from pdmd.train import prepare, train
 
 SETTINGS = {"domain": "sprites", "frames": 5, "fps": 8, "height": 32, "width": 32, "guidance": 3.0, "steps": 6}
 
@@ -85,8 +86,8 @@ def test_a_seed_means_the_same_sample_in_any_batch(folder):
 )
 def test_every_method_trains_samples_and_reloads(folder, tmp_path, method, overrides):
     short = ("generator_steps=4", "batch=2", "fits=1", "pool=4", "prompt_count=4", "image_every=2", "probe_every=0")
-    run = start(make_config(method, str(folder), None, (*short, *overrides)), tmp_path / "run")
-    student = train(run, False, lambda *_: None, lambda text: None)
+    run = Run.create(tmp_path / "run", make_config(method, str(folder), None, (*short, *overrides)))
+    student = train(run, prepare(run.config), False, lambda *_: None, lambda text: None)
     model = load_model(str(run.folder))
     clip = model.generate(["a red circle"], [0], None)
     assert clip.shape == (1, 5, 32, 32, 3)
