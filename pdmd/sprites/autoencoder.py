@@ -10,7 +10,7 @@ import torch
 from diffusers import AutoencoderKLWan
 
 from pdmd.sprites import world
-from pdmd.sprites.training import Optimizers, clips, log, psnr, save_state, to_model
+from pdmd.sprites.training import Optimizers, clips, log, psnr, resume, save, to_model
 
 VAE_CONFIG = dict(
     base_dim=16,
@@ -24,11 +24,13 @@ VAE_CONFIG = dict(
     scale_factor_temporal=4,
     scale_factor_spatial=8,
 )
-KL_WEIGHT = 1e-4
-# (step at which it begins, frames, batch): single frames first, whole clips at the end.
-VAE_SCHEDULE = ((0, 1, 16), (150, 5, 4), (1900, 9, 3), (2600, 17, 2))
-VAE_STEPS = 2900
+KL_WEIGHT = 3e-4
+# (step at which it begins, frames, batch): single frames first, whole clips at the end. Clips of nine frames
+# (three latent frames) early: trained on five, an autoencoder does not carry over to longer clips.
+VAE_SCHEDULE = ((0, 1, 16), (150, 9, 2), (1700, 17, 2))
+VAE_STEPS = 2400
 VAE_WARM_UP = 50
+POOL, HELD_OUT = 3000, 24  # clips to train on, and to measure on
 
 
 def vae_optimizers(vae: torch.nn.Module) -> Optimizers:
@@ -43,16 +45,10 @@ def train_vae(work: Path, device: str) -> AutoencoderKLWan:
     torch.manual_seed(0)
     vae = AutoencoderKLWan(**VAE_CONFIG, latents_mean=[0.0] * 8, latents_std=[1.0] * 8).to(device)
     optimizers = vae_optimizers(vae)
-    state_path, first = work / "vae.pt", 0
-    if state_path.exists():
-        state = torch.load(state_path, weights_only=True)
-        vae.load_state_dict(state["vae"])
-        optimizers.load_state_dict(state["optimizers"])
-        first = state["step"]
+    first = resume(work / "vae.pt", vae=vae, optimizers=optimizers)
     if first >= VAE_STEPS:
         return vae.eval()
-    pool = clips(3000, seed=1)
-    held_out = to_model(clips(24, seed=2)).to(device)
+    pool, held_out = clips(POOL, seed=1), to_model(clips(HELD_OUT, seed=2)).to(device)
     start = time.time()
     for step in range(first, VAE_STEPS):
         rng = np.random.default_rng([3, step])
@@ -71,8 +67,7 @@ def train_vae(work: Path, device: str) -> AutoencoderKLWan:
             if step % 250 == 249 or step == VAE_STEPS - 1:
                 with torch.no_grad():
                     row["psnr_held_out"] = psnr(held_out, vae.decode(vae.encode(held_out).latent_dist.mode()).sample)
-                state = dict(vae=vae.state_dict(), optimizers=optimizers.state_dict(), step=step + 1)
-                save_state(state_path, state)
+                save(work / "vae.pt", step + 1, vae=vae, optimizers=optimizers)
             log(work / "vae.jsonl", **row)
     return vae.eval()
 
@@ -86,15 +81,10 @@ def polish_decoder(work: Path, vae: AutoencoderKLWan, device: str) -> Autoencode
     vae.requires_grad_(False)
     parts = torch.nn.ModuleList([vae.decoder, vae.post_quant_conv]).requires_grad_(True)
     optimizers = vae_optimizers(parts)
-    state_path, first = work / "decoder.pt", 0
-    if state_path.exists():
-        state = torch.load(state_path, weights_only=True)
-        parts.load_state_dict(state["parts"])
-        optimizers.load_state_dict(state["optimizers"])
-        first = state["step"]
+    first = resume(work / "decoder.pt", parts=parts, optimizers=optimizers)
     if first >= POLISH_STEPS:
         return vae
-    pool, held_out = clips(3000, seed=1), to_model(clips(24, seed=2)).to(device)
+    pool, held_out = clips(POOL, seed=1), to_model(clips(HELD_OUT, seed=2)).to(device)
     start = time.time()
     for step in range(first, POLISH_STEPS):
         rng = np.random.default_rng([7, step])
@@ -112,6 +102,5 @@ def polish_decoder(work: Path, vae: AutoencoderKLWan, device: str) -> Autoencode
             log(
                 work / "decoder.jsonl", step=step + 1, loss=float(loss.detach()), psnr_held_out=quality, minutes=minutes
             )
-            state = dict(parts=parts.state_dict(), optimizers=optimizers.state_dict(), step=step + 1)
-            save_state(state_path, state)
+            save(work / "decoder.pt", step + 1, parts=parts, optimizers=optimizers)
     return vae

@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from transformers import PreTrainedTokenizerFast, UMT5Config, UMT5EncoderModel
 
 from pdmd.sprites import grammar, world
 from pdmd.sprites.autoencoder import polish_decoder, train_vae
-from pdmd.sprites.training import Optimizers, log, save_state, to_model
+from pdmd.sprites.training import Optimizers, log, resume, save, to_model
 
 TRANSFORMER_CONFIG = dict(
     patch_size=(1, 2, 2),
@@ -60,6 +61,7 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
 
 LATENTS = 16000
 CHUNK = 1000
+ENCODED_AT_ONCE = 50
 
 
 @torch.no_grad()
@@ -74,24 +76,33 @@ def encode_latents(work: Path, vae: AutoencoderKLWan, device: str) -> tuple[torc
         path = folder / f"{c:03d}.pt"
         if not path.exists():
             means = []
-            for i in range(0, CHUNK, 50):
-                x = to_model(np.stack([world.render(scene) for scene in scenes[i : i + 50]])).to(device)
+            for i in range(0, CHUNK, ENCODED_AT_ONCE):
+                x = to_model(np.stack([world.render(scene) for scene in scenes[i : i + ENCODED_AT_ONCE]])).to(device)
                 means.append(vae.encode(x).latent_dist.mean.cpu())
-            save_state(path, dict(latents=torch.cat(means)))
+            torch.save(torch.cat(means), path.with_suffix(".tmp"))
+            path.with_suffix(".tmp").rename(path)
             print(f"latents {c + 1}/{LATENTS // CHUNK}", flush=True)
-        chunks.append(torch.load(path, weights_only=True)["latents"])
+        chunks.append(torch.load(path, weights_only=True))
     latents = torch.cat(chunks)
     mean, std = latents.mean((0, 2, 3, 4)), latents.std((0, 2, 3, 4))
     vae.register_to_config(latents_mean=mean.tolist(), latents_std=std.tolist())
     return ((latents - mean.view(1, -1, 1, 1, 1)) / std.view(1, -1, 1, 1, 1)).half(), factors
 
 
-STEPS = 4000
-BATCH = 64
-IMAGE_EVERY = 4  # every fourth step trains on single frames
-LONG_PADDING = 0.1  # share of steps padded to 512 tokens, the stock pipeline's default
+STEPS = 11000
+IMAGES_FIRST = 2000  # steps on single frames alone: what things look like costs a fifth of what clips cost
+IMAGE_EVERY = 4  # after them, every fourth step trains on single frames
+CLIP_BATCH, IMAGE_BATCH = 64, 192
+LONG_PADDING = 0.03  # share of steps padded to 512 tokens, the stock pipeline's default
 WARM_UP = 200
-EMA = 0.9995
+DECAY = 0.3  # share of the steps, the last ones, over which the learning rate falls to zero
+EMA = 0.999
+PREVIEW_CLIPS, PREVIEW_STEPS = 24, 40
+
+
+def learning_rate(step: int) -> float:
+    """Warm-up, plateau, linear decay to zero, as a factor in [0, 1]."""
+    return min(1.0, (step + 1) / WARM_UP, (1 - step / STEPS) / DECAY)
 
 
 def embed(
@@ -103,6 +114,12 @@ def embed(
     mask = tokens.attention_mask.to(device)
     states = text_encoder(tokens.input_ids.to(device), mask).last_hidden_state * mask[..., None]
     return torch.nn.functional.pad(states, (0, 0, 0, length - TOKENS))
+
+
+def stratified_t(n: int, generator: torch.Generator) -> torch.Tensor:
+    """Logit-normal noise levels (n,), one from each n-th of the distribution."""
+    u = torch.rand(n, generator=generator, device=generator.device)
+    return torch.sigmoid(torch.special.ndtri((torch.arange(n, device=generator.device) + u) / n))
 
 
 def train_transformer(work: Path, vae: AutoencoderKLWan, device: str) -> WanPipeline:
@@ -121,19 +138,14 @@ def train_transformer(work: Path, vae: AutoencoderKLWan, device: str) -> WanPipe
     chosen = {id(p) for p in matrices}
     others = [p for p in nets.parameters() if id(p) not in chosen]
     optimizers = Optimizers(matrices, others)
-    state_path, first = work / "transformer.pt", 0
-    if state_path.exists():
-        state = torch.load(state_path, weights_only=True)
-        nets.load_state_dict(state["nets"])
-        ema.load_state_dict(state["ema"])
-        optimizers.load_state_dict(state["optimizers"])
-        first = state["step"]
-    start, losses = time.time(), []
+    first = resume(work / "transformer.pt", nets=nets, ema=ema, optimizers=optimizers)
+    start, losses = time.time(), defaultdict(list)
     for step in range(first, STEPS):
         rng = np.random.default_rng([5, step])
         generator = torch.Generator(device).manual_seed(step)
-        image = step % IMAGE_EVERY == IMAGE_EVERY - 1
-        index = rng.integers(0, len(latents), BATCH)
+        image = step < IMAGES_FIRST or step % IMAGE_EVERY == IMAGE_EVERY - 1
+        batch = IMAGE_BATCH if image else CLIP_BATCH
+        index = rng.integers(0, len(latents), batch)
         x0 = latents[index].to(device).float()
         shown = [factors[i] for i in index]
         if image:
@@ -141,7 +153,7 @@ def train_transformer(work: Path, vae: AutoencoderKLWan, device: str) -> WanPipe
             shown = [{name: f[name] for name in world.IMAGE_FACTORS} for f in shown]
         prompts = [grammar.training_prompt(rng, f) for f in shown]
         length = 512 if rng.random() < LONG_PADDING else TOKENS
-        t = torch.sigmoid(torch.randn(BATCH, generator=generator, device=device)).view(-1, 1, 1, 1, 1)
+        t = stratified_t(batch, generator).view(-1, 1, 1, 1, 1)
         eps = torch.randn(x0.shape, generator=generator, device=device)
         v = transformer(
             (1 - t) * x0 + t * eps,
@@ -150,20 +162,15 @@ def train_transformer(work: Path, vae: AutoencoderKLWan, device: str) -> WanPipe
             return_dict=False,
         )[0]
         loss = (v - (eps - x0)).pow(2).mean()
-        optimizers.step(loss, min(1.0, (step + 1) / WARM_UP) * (1 - step / STEPS))
+        optimizers.step(loss, learning_rate(step))
         ema.update_parameters(nets)
-        losses.append(float(loss.detach())) if not image else None
-        if step % 100 == 99:
-            log(
-                work / "transformer.jsonl",
-                step=step + 1,
-                loss=float(np.mean(losses)),
-                minutes=(time.time() - start) / 60,
-            )
+        losses["image_loss" if image else "loss"].append(float(loss.detach()))
+        if step % 100 == 99 or step == STEPS - 1:
+            means = {name: float(np.mean(values)) for name, values in losses.items()}
+            log(work / "transformer.jsonl", step=step + 1, **means, minutes=(time.time() - start) / 60)
             losses.clear()
         if step % 250 == 249 or step == STEPS - 1:
-            state = dict(nets=nets.state_dict(), ema=ema.state_dict(), optimizers=optimizers.state_dict())
-            save_state(state_path, state | dict(step=step + 1))
+            save(work / "transformer.pt", step + 1, nets=nets, ema=ema, optimizers=optimizers)
         if step % 1000 == 999 or step == STEPS - 1:
             pipeline = assemble(vae, tokenizer, ema.module)
             pipeline.save_pretrained(work / "pipeline")
@@ -178,10 +185,10 @@ def assemble(vae: AutoencoderKLWan, tokenizer: PreTrainedTokenizerFast, nets: An
 
 
 def contact_sheet(pipeline: WanPipeline, path: Path, guidance: float = 3.0) -> None:
-    """24 clips for 24 prompts that no training used, five frames each, as one PNG."""
+    """PREVIEW_CLIPS clips, each of a prompt that no training used, five frames each, as one PNG."""
     rng = np.random.default_rng(6)
     prompts: list[str] = []
-    while len(prompts) < 24:
+    while len(prompts) < PREVIEW_CLIPS:
         factors = world.sample_scene(rng).factors
         text = grammar.prompt({n: v for n, v in factors.items() if v is not None and rng.random() < 0.8})
         if grammar.held_out(text):
@@ -192,7 +199,7 @@ def contact_sheet(pipeline: WanPipeline, path: Path, guidance: float = 3.0) -> N
         height=world.SIZE,
         width=world.SIZE,
         num_frames=world.FRAMES,
-        num_inference_steps=40,
+        num_inference_steps=PREVIEW_STEPS,
         guidance_scale=guidance,
         max_sequence_length=TOKENS,
         generator=[torch.Generator().manual_seed(i) for i in range(len(prompts))],

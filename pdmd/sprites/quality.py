@@ -1,0 +1,158 @@
+"""How good a model of the embedded world is: prompt fidelity, open factors, the autoencoder.
+
+    python -m pdmd.sprites.quality --model sprites --n 800 --out reports/sprites-teacher
+
+writes quality.json and prints it as a table. The prompts are held out; each states a random half of a
+random scene's factors and leaves the rest open.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from scipy import stats
+
+from pdmd.sprites import grammar, reader, world
+from pdmd.sprites.reader import Reading
+from pdmd.sprites.training import clips, psnr, to_model
+
+STATED = 0.5  # probability that a prompt states a factor
+BATCH = 40
+RECONSTRUCTED = 64  # clips on which the autoencoder is measured
+
+
+def held_out_prompts(n: int, seed: int) -> list[str]:
+    """n prompts of random scenes that no training may use; each states something and leaves something open."""
+    texts: list[str] = []
+    for i in range(n):
+        rng = np.random.default_rng([8, seed, i])
+        while True:
+            factors = world.sample_scene(rng).factors
+            stated = {k: v for k, v in factors.items() if v is not None and rng.random() < STATED}
+            text = grammar.prompt(stated)
+            if grammar.held_out(text) and any(v is not None and k not in stated for k, v in factors.items()):
+                texts.append(text)
+                break
+    return texts
+
+
+def expected(stated: Mapping[str, str], name: str) -> dict[str, float] | None:
+    """The world's own distribution of a factor that a prompt leaves open; None where it is not open.
+
+    Something that stands still has no speed: of it, `speed` is "still".
+    """
+    if name in stated or (name == "speed" and stated.get("motion") == "still"):
+        return None
+    values = world.FACTORS[name]
+    if name == "motion" and "speed" in stated:
+        values = values[1:]
+    if name == "speed" and "motion" not in stated:
+        still = 1 / len(world.FACTORS["motion"])
+        return {"still": still, **{v: (1 - still) / len(values) for v in values}}
+    return {v: 1 / len(values) for v in values}
+
+
+def shown(reading: Reading, name: str) -> str:
+    """What a clip shows of a factor; "illegible" where the reader cannot tell."""
+    if name == "speed" and reading.factors["motion"] == "still":
+        return "still"
+    return reading.factors[name] or "illegible"
+
+
+def open_variation(stated: Sequence[Mapping[str, str]], readings: Sequence[Reading], name: str) -> dict[str, Any]:
+    """Total variation, in [0, 1], between what clips show of a factor where their prompts leave it open and
+    the world's own distribution; what is illegible counts as a value that the world does not have."""
+    pairs = [(e, shown(r, name)) for s, r in zip(stated, readings, strict=True) if (e := expected(s, name))]
+    seen = Counter(value for _, value in pairs)
+    values = sorted({value for e, _ in pairs for value in e} | set(seen))
+    world_share = {v: sum(e.get(v, 0.0) for e, _ in pairs) / len(pairs) for v in values}
+    share = {v: seen[v] / len(pairs) for v in values}
+    return {
+        "n": len(pairs),
+        "total_variation": sum(abs(share[v] - world_share[v]) for v in values) / 2,
+        "chance": chance_variation(len(pairs), list(world_share.values())),
+        "shown": share,
+    }
+
+
+def chance_variation(n: int, p: Sequence[float]) -> float:
+    """The total variation that n draws of the distribution itself have on average."""
+    return float(sum(stats.binom(n, x).expect(lambda k, x=x: abs(k / n - x)) for x in p) / 2)
+
+
+def measure(model: Any, n: int, seed: int = 0) -> dict[str, Any]:
+    """Figures of a model (see `pdmd.sample.load_model`) on n prompts, one clip each, noise seeds 0 to n - 1."""
+    texts = held_out_prompts(n, seed)
+    readings: list[Reading] = []
+    for i in range(0, n, BATCH):
+        part = texts[i : i + BATCH]
+        readings += [reader.read(clip) for clip in model.generate(part, range(i, i + len(part)), None)]
+        print(f"{len(readings)} of {n} clips", flush=True)
+    stated = [grammar.parse(text) for text in texts]
+    shares = np.array([reader.fidelity(s, r) for s, r in zip(stated, readings, strict=True)])
+    half = 1.96 * shares.std(ddof=1) / np.sqrt(n)
+    right = {
+        name: [r.factors[name] == s[name] for s, r in zip(stated, readings, strict=True) if name in s]
+        for name in world.FACTORS
+    }
+    return {
+        "model": model.identity,
+        "n": n,
+        "seed": seed,
+        "fidelity": {"value": shares.mean(), "low": shares.mean() - half, "high": shares.mean() + half},
+        "fidelity_of": {name: {"value": float(np.mean(x)), "n": len(x)} for name, x in right.items()},
+        "open": {name: open_variation(stated, readings, name) for name in world.FACTORS},
+    }
+
+
+@torch.no_grad()
+def reconstruction(vae: Any, n: int = RECONSTRUCTED) -> dict[str, float]:
+    """Held-out PSNR in dB of the autoencoder: over all of n clips, and over their first frames alone."""
+    x = to_model(clips(n, seed=12))
+    y = torch.cat([vae.decode(vae.encode(part).latent_dist.mode()).sample for part in x.split(8)])
+    return {"clips": n, "psnr": psnr(x, y.clamp(-1, 1)), "psnr_first_frame": psnr(x[:, :, 0], y[:, :, 0].clamp(-1, 1))}
+
+
+def table(figures: Mapping[str, Any]) -> str:
+    """The figures as Markdown."""
+    f = figures["fidelity"]
+    lines = [f"Fidelity {f['value']:.3f} ({f['low']:.3f} to {f['high']:.3f}), n = {figures['n']} held-out prompts."]
+    if "autoencoder" in figures:
+        lines[0] += f" Autoencoder {figures['autoencoder']['psnr']:.1f} dB."
+    head = ("factor", "right where stated", "n", "total variation where open", "by chance", "n")
+    lines += ["", "| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
+    for name, of in figures["fidelity_of"].items():
+        tv = figures["open"][name]
+        cells = (name, f"{of['value']:.3f}", of["n"], f"{tv['total_variation']:.3f}", f"{tv['chance']:.3f}", tv["n"])
+        lines.append("| " + " | ".join(map(str, cells)) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    from pdmd.sample import Guided, load_model
+
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="sprites", help="a run, a student's folder or a teacher")
+    parser.add_argument("--n", type=int, default=800, help="prompts")
+    parser.add_argument("--guidance", type=float, default=None, help="a teacher's guidance weight w")
+    parser.add_argument("--out", type=Path, default=None, help="the folder for quality.json")
+    args = parser.parse_args()
+    model = load_model(args.model, None, args.guidance)
+    figures = measure(model, args.n)
+    if isinstance(model, Guided):
+        figures["autoencoder"] = reconstruction(model.teacher.pipeline.vae)
+    print(table(figures))
+    if args.out:
+        args.out.mkdir(parents=True, exist_ok=True)
+        (args.out / "quality.json").write_text(json.dumps(figures, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

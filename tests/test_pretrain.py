@@ -1,0 +1,109 @@
+"""The embedded teacher's training, every stage at a few steps, and what it shares."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from diffusers import WanPipeline
+from safetensors.torch import load_file
+
+from pdmd.sprites import autoencoder, pretrain, training, world
+
+
+def test_orthogonalise_keeps_directions_and_levels_lengths():
+    g = torch.randn(24, 40, generator=torch.Generator().manual_seed(0))
+    u, _, vt = torch.linalg.svd(g, full_matrices=False)
+    lengths = torch.diag(u.T @ training.orthogonalise(g) @ vt.T)
+    assert float(lengths.min()) > 0.6
+    assert float(lengths.max()) < 1.3
+    assert torch.equal(training.orthogonalise(g.T.contiguous()), training.orthogonalise(g).T)
+
+
+def test_muon_steps_as_torch_does():
+    ours = torch.nn.Parameter(torch.randn(40, 20, generator=torch.Generator().manual_seed(0)))
+    theirs = torch.nn.Parameter(ours.detach().clone())
+    pair = training.Muon([ours], 0.02), torch.optim.Muon([theirs], lr=0.02, weight_decay=0.0)
+    for seed in range(3):
+        for p, optimizer in zip((ours, theirs), pair, strict=True):
+            p.grad = torch.randn(40, 20, generator=torch.Generator().manual_seed(seed))
+            optimizer.step()
+    assert float((ours - theirs).detach().abs().max()) < 2e-3  # torch iterates in bfloat16
+
+
+def test_optimizers_move_the_kernels_themselves():
+    conv = torch.nn.Conv3d(3, 8, 3)
+    before = conv.weight.detach().clone()
+    optimizers = training.Optimizers([conv.weight], [conv.bias])
+    optimizers.step(conv(torch.ones(1, 3, 4, 4, 4)).pow(2).mean(), 1.0)
+    assert not torch.equal(conv.weight, before)
+
+
+def test_noise_levels_are_logit_normal_and_stratified():
+    t = pretrain.stratified_t(4096, torch.Generator().manual_seed(0))
+    logit = torch.logit(t)
+    assert abs(float(logit.mean())) < 0.01
+    assert abs(float(logit.std()) - 1) < 0.01
+    edges = torch.special.ndtr(logit) * 4096
+    assert float((edges - torch.arange(4096) - 0.5).abs().max()) < 0.55
+
+
+def test_learning_rate_rises_stays_and_falls_to_zero():
+    rates = np.array([pretrain.learning_rate(step) for step in range(pretrain.STEPS + 1)])
+    assert rates[0] < 0.01
+    assert rates.max() == 1.0
+    assert rates[-1] == 0.0
+    assert (np.diff(rates[: pretrain.WARM_UP]) > 0).all()
+    assert (np.diff(rates[-int(0.2 * pretrain.STEPS) :]) < 0).all()
+
+
+def test_a_stage_goes_on_where_it_was(tmp_path):
+    net = torch.nn.Linear(2, 2)
+    training.save(tmp_path / "net.pt", 7, net=net)
+    other = torch.nn.Linear(2, 2)
+    assert training.resume(tmp_path / "net.pt", net=other) == 7
+    assert torch.equal(net.weight, other.weight)
+    assert training.resume(tmp_path / "none.pt", net=other) == 0
+
+
+@pytest.fixture
+def brief(monkeypatch):
+    """Every stage at two steps, on few scenes."""
+    for module, name, value in (
+        (autoencoder, "VAE_STEPS", 2),
+        (autoencoder, "VAE_SCHEDULE", ((0, 1, 2), (1, 5, 1))),
+        (autoencoder, "POLISH_STEPS", 2),
+        (autoencoder, "POOL", 4),
+        (autoencoder, "HELD_OUT", 2),
+        (pretrain, "LATENTS", 8),
+        (pretrain, "CHUNK", 4),
+        (pretrain, "STEPS", 2),
+        (pretrain, "IMAGES_FIRST", 1),
+        (pretrain, "CLIP_BATCH", 2),
+        (pretrain, "IMAGE_BATCH", 2),
+        (pretrain, "PREVIEW_CLIPS", 2),
+        (pretrain, "PREVIEW_STEPS", 2),
+    ):
+        assert hasattr(module, name)
+        monkeypatch.setattr(module, name, value)
+
+
+def test_every_stage_runs_and_the_result_is_a_stock_pipeline(brief, tmp_path, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["pretrain", "--work", str(tmp_path), "--device", "cpu"])
+    pretrain.main()
+    pipeline = WanPipeline.from_pretrained(tmp_path / "pipeline")
+    for part, file in (
+        ("transformer", "diffusion_pytorch_model"),
+        ("vae", "diffusion_pytorch_model"),
+        ("text_encoder", "model"),
+    ):
+        tensors = load_file(tmp_path / "pipeline" / part / f"{file}.safetensors")
+        assert {p.dtype for p in tensors.values()} == {torch.float16}
+    assert json.loads((tmp_path / "pipeline" / "pdmd.json").read_text())["frames"] == world.FRAMES
+    assert len(pipeline.vae.config.latents_std) == 8
+    assert min(pipeline.vae.config.latents_std) > 0
+    for name in ("vae.jsonl", "transformer.jsonl", "decoder.jsonl", "curves.png", "preview-00002.png"):
+        assert (tmp_path / name).stat().st_size > 0
+    written = (tmp_path / "transformer.pt").stat().st_mtime_ns
+    pretrain.main()  # every stage is done: nothing is trained again
+    assert (tmp_path / "transformer.pt").stat().st_mtime_ns == written
