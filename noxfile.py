@@ -40,6 +40,7 @@ def install(session: nox.Session) -> None:
 def tests(session: nox.Session) -> None:
     """The tests, without those marked slow."""
     install(session)
+    session.install("--no-deps", "-c", "constraints.txt", "vbench", "decord", "easydict")  # for tests/benchmark
     session.run("pytest", "-m", "not slow", *session.posargs, env=ENV)
 
 

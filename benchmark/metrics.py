@@ -1,4 +1,4 @@
-"""Arrays to numbers. Pure functions; definitions and pitfalls are those of the docs' metric pages.
+"""Arrays to numbers. Pure functions; docs/metrics.md defines every one.
 
 Dynamic degree follows VBench (vbench/dynamic_degree.py, DynamicDegree) to the letter.
 """
@@ -6,15 +6,18 @@ Dynamic degree follows VBench (vbench/dynamic_degree.py, DynamicDegree) to the l
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
 import numpy as np
+from scipy.stats import binom
 
 KEPT_FPS = 8  # VBench thins a clip to about this many frames a second
 TOP_SHARE = 0.05  # of the pixels, whose mean scores a pair
 STILL_PIXELS = 6 / 256  # a pair scores as moving above this share of the short side
+LENGTH_TOLERANCE = 1e-3  # of an embedding that should have length one
 
 
 @dataclass(frozen=True)
@@ -81,6 +84,62 @@ def quirk(kept: int) -> str | None:
     if round(4 * kept / 16) == 0:
         return "two frames: always dynamic (VBench's rule)"
     return None
+
+
+def cosines(embeddings: np.ndarray) -> np.ndarray:
+    """Cosine similarity of all pairs, float64 (n, n), of embeddings (n, d) of length one.
+
+    Raises ValueError for any other length, such as that of an embedding that failed.
+    """
+    e = embeddings.astype(np.float64)
+    lengths = np.linalg.norm(e, axis=-1)
+    if not (abs(lengths - 1) < LENGTH_TOLERANCE).all():
+        raise ValueError(f"embeddings must have length one, these have {lengths.min():.3g} to {lengths.max():.3g}")
+    e /= lengths[:, None]
+    return e @ e.T
+
+
+def pair_mean(matrix: np.ndarray) -> float:
+    """Mean over the n (n - 1) / 2 pairs i < j of a symmetric (n, n). Raises ValueError for fewer than two."""
+    n = len(matrix)
+    if n < 2:
+        raise ValueError("one image has no pair")
+    return _finite(float(matrix[np.triu_indices(n, 1)].mean()), "mean over pairs")
+
+
+def entropy(readings: Sequence[str | None], values: int) -> float:
+    """How evenly n readings of a factor spread over its `values` values, in [0, 1].
+
+    H / log(min(n, values)), H the entropy of the shares of the readings. A reading that is not legible (None)
+    counts as one more of the commonest value: of all values it could have, the one that gives the least.
+    Raises ValueError for fewer than two readings or values, of which no spread can be told.
+    """
+    n = len(readings)
+    if min(n, values) < 2:
+        raise ValueError(f"{n} readings of a factor with {values} values have no spread")
+    counts = sorted(Counter(r for r in readings if r is not None).values())
+    counts[-1:] = [n - sum(counts[:-1])]
+    return max(0.0, -math.fsum(c / n * math.log(c / n) for c in counts) / math.log(min(n, values)))
+
+
+def expected_entropy(n: int, values: int) -> float:
+    """The expectation of `entropy` where the n readings are drawn evenly and independently: what a model
+    that leaves nothing out scores. By linearity, over the binomial count of each value."""
+    counts = np.arange(1, n + 1)
+    each = -(binom.pmf(counts, n, 1 / values) * counts / n * np.log(counts / n)).sum()
+    return values * float(each) / math.log(min(n, values))
+
+
+def factor_entropies(
+    readings: Sequence[Mapping[str, str | None]], stated: Iterable[str], values: Mapping[str, int]
+) -> dict[str, float]:
+    """The entropy of each factor of `values` (name to number of values) that a prompt does not state, over
+    the readings of its samples. Raises ValueError for a prompt that leaves none open."""
+    stated = set(stated)
+    found = {name: entropy([r[name] for r in readings], n) for name, n in values.items() if name not in stated}
+    if not found:
+        raise ValueError("the prompt leaves no factor open")
+    return found
 
 
 def mean(values: Iterable[float]) -> float:

@@ -17,6 +17,8 @@ PACKAGES = (
     "torchvision",
     "diffusers",
     "transformers",
+    "timm",
+    "lpips",
     "numpy",
     "scipy",
     "opencv-python-headless",

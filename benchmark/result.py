@@ -1,12 +1,10 @@
-"""result.json and items.csv: the schema, from items to a result, and back from a file."""
+"""result.json: what metrics there are, the schema, to a file and back."""
 
 from __future__ import annotations
 
-import csv
-import io
 import json
-import statistics
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
@@ -14,22 +12,56 @@ from typing import Any
 from pdmd.errors import UserError
 
 from . import metrics, stats
-from .features.flow import FlowEstimator
 from .files import write_text
-from .score import Item
 
 SCHEMA_VERSION = 1
-UNITS = {"fidelity": "share of stated factors", "optical_flow": "pixels a frame", "dynamic_degree": "share of videos"}
-RAFT_COMMAND = (
-    "curl -LO https://download.pytorch.org/models/raft_large_C_T_V1-22a6c225.pth && "
-    "pdmd bench --suite {suite} --weights raft=raft_large_C_T_V1-22a6c225.pth"
-)
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What a metric is, whatever estimates it: its unit, the direction that `means` names, and its interval."""
+
+    unit: str
+    direction: str
+    means: str
+    interval: Callable[[Sequence[float]], stats.Interval | None]
+
+
+def bounded(low: float, high: float) -> Callable[[Sequence[float]], stats.Interval | None]:
+    """Student's interval over prompts, cut where the metric itself ends."""
+
+    def interval(values: Sequence[float]) -> stats.Interval | None:
+        found = stats.t_interval(values)
+        return found and replace(found, low=max(low, found.low), high=min(high, found.high))
+
+    return interval
+
+
+def _wilson(values: Sequence[float]) -> stats.Interval | None:
+    return stats.wilson_interval(round(sum(values)), len(values))
+
+
+#: Every metric by name; an estimator of its own adds a suffix, such as `_dis`.
+KINDS = {
+    "fidelity": Kind("share of stated factors", "higher", "better", bounded(0, 1)),
+    "optical_flow": Kind("pixels a frame", "higher", "more motion", stats.bca_interval),
+    "dynamic_degree": Kind("share of videos", "higher", "more motion", _wilson),
+    "dinov3_similarity": Kind("mean cosine of pairs", "lower", "more diverse", bounded(-1, 1)),
+    "lpips": Kind("mean distance of pairs", "higher", "more diverse", bounded(0, math.inf)),
+    "factor_diversity": Kind("normalised entropy", "higher", "more diverse", bounded(0, 1)),
+}
+
+
+def kind(name: str) -> Kind:
+    """What a metric is, by its full name."""
+    return KINDS[name.removesuffix("_dis")]
 
 
 @dataclass(frozen=True)
 class Metric:
-    """One number. `n` samples carry it and `missing` should have; `direction` is "higher" or "lower", the
-    better one (for motion: the one that is more motion); `interval` is None where n is too small."""
+    """One number. `n` clips (motion) or prompts (diversity) carry it and `missing` should have; `direction` is
+    "higher" or "lower", the better one (else the one that is more motion or more diverse); `interval` is None
+    where n is too small."""
 
     name: str
     value: float
@@ -54,7 +86,8 @@ class Missing:
 
 @dataclass(frozen=True)
 class Result:
-    """One model's result on one suite; `generation` is generation.json as written when the media was made."""
+    """One model's result on one suite; `generation` is generation.json as written when the media was made,
+    `expected` what each metric's n should be."""
 
     schema_version: int
     suite: str
@@ -72,80 +105,27 @@ class Result:
 
 
 def summarise(
-    items: Sequence[Item], expected: int, suite: str, domain: str, estimator: FlowEstimator
-) -> tuple[list[Metric], list[Missing]]:
-    """The suite's metrics over all items, and those that are missing. Each prompt weighs the same (one
-    sample a prompt)."""
-    found, missing = [], []
-    labels = "; ".join(sorted({item.estimator for item in items if item.estimator})) or estimator.suffix
-    for base, unit in UNITS.items():
-        name = base if base == "fidelity" else base + estimator.suffix
-        if name == "fidelity" and domain != "sprites":
-            missing.append(Missing(name, f"no fidelity measure for {domain!r} prompts in this version", "none yet"))
-            continue
-        values = [item.values[name] for item in items if name in item.values]
-        if name != base:
-            missing.append(Missing(base, "no RAFT weights were given", RAFT_COMMAND.format(suite=suite)))
-        if not values:
-            reason = next((i.problems[name] for i in items if name in i.problems), "no sample was made")
-            missing.append(Missing(name, f"no sample could be scored ({reason})", f"pdmd bench --suite {suite}"))
-            continue
-        found.append(
-            Metric(
-                name=name,
-                value=metrics.mean(values),
-                unit=unit,
-                direction="higher",
-                n=len(values),
-                missing=expected - len(values),
-                interval=_interval(base, values),
-                estimator="pdmd.sprites.reader" if base == "fidelity" else labels,
-                comparable_with_paper=base != "fidelity" and domain == "open" and estimator.comparable(),
-                details=_details(base, values, items),
-            )
-        )
-    return found, missing
+    name: str, values: Sequence[float], expected: int, estimator: str, comparable: bool, details: Mapping[str, Any]
+) -> Metric:
+    """A metric of a suite from its values, one a clip or a prompt, each weighing the same."""
+    what = kind(name)
+    return Metric(
+        name=name,
+        value=metrics.mean(values),
+        unit=what.unit,
+        direction=what.direction,
+        n=len(values),
+        missing=expected - len(values),
+        interval=what.interval(values),
+        estimator=estimator,
+        comparable_with_paper=comparable,
+        details=details,
+    )
 
 
-def _interval(base: str, values: list[float]) -> stats.Interval | None:
-    if base == "dynamic_degree":
-        return stats.wilson_interval(round(sum(values)), len(values))
-    if base == "optical_flow":
-        return stats.bca_interval(values)
-    interval = stats.t_interval(values)
-    return interval and replace(interval, low=max(0.0, interval.low), high=min(1.0, interval.high))  # a share
-
-
-def _details(base: str, values: list[float], items: Sequence[Item]) -> dict[str, Any]:
-    """What the number cannot be read without."""
-    if base == "fidelity":
-        return {"samples_with_every_factor_right": sum(v == 1 for v in values)}
-    read = [item for item in items if item.frames]
-    facts = {
-        "fps": sorted({item.fps for item in read}),
-        "frames": sorted({item.frames for item in read}),
-        "size": sorted({f"{item.width}x{item.height}" for item in read}),
-    }
-    if base == "dynamic_degree":
-        quirks = sorted({item.quirk for item in read if item.quirk})
-        return {"kept_every": sorted({item.interval for item in read}), "quirks": quirks, **facts}
-    shares = [v / min(i.height, i.width) for i in items for k, v in i.values.items() if k.startswith(base)]
-    return {"frame_stride": 1, "median": statistics.median(values), "per_short_side": metrics.mean(shares), **facts}
-
-
-def items_csv(items: Sequence[Item]) -> str:
-    """One row a sample, as CSV text; per-pair scores are joined by spaces."""
-    names = sorted({name for item in items for name in (*item.values, *item.problems)})
-    head = ["id", "seed", "prompt", "file", "frames", "height", "width", "fps", "interval"]
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow([*head, *names, "pair_scores", "problems"])
-    for item in items:
-        numbers = [item.values.get(name, "") for name in names]
-        pairs = " ".join(f"{s:.6g}" for s in item.scores)
-        problems = "; ".join(f"{name}: {reason}" for name, reason in item.problems.items())
-        writer.writerow([*(getattr(item, key) for key in head), *numbers, pairs, problems])
-    return buffer.getvalue()
+def no_fidelity(domain: str) -> Missing:
+    """Why other domains than the embedded world's have none."""
+    return Missing("fidelity", f"no fidelity measure for {domain!r} prompts in this version", "none yet")
 
 
 def save(result: Result, path: Path) -> None:

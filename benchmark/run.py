@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,18 +11,21 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from pdmd.errors import UserError, suggest
+from pdmd.errors import UserError
 
-from . import provenance, report, result
-from .features.dis import Dis
-from .features.flow import FlowEstimator
+from . import diversity, motion, provenance, report, result
+from .features.weights import check_names
 from .files import write_text
 from .generate import BATCH_SIZE, Model, generate, read_manifest
 from .result import Result
-from .score import Item, score
+from .score import Media, Scored, Scorer, items_csv, prompts_csv
 from .suites import PromptSet, Suite, load_prompts
 
-WEIGHTS = ("raft",)
+#: Suite -> what makes its scorer from the weights given and a device.
+SCORERS: dict[str, Callable[[Mapping[str, Path], str], Scorer]] = {
+    "diversity": diversity.make,
+    "motion": motion.make,
+}
 
 
 def run_suite(
@@ -40,11 +43,13 @@ def run_suite(
     """Run a suite for every model and return the paths of their result.json, in the models' order.
 
     Each model gets out/NAME/ with media/, manifest.jsonl, generation.json, items.csv, result.json, report.md
-    and its pictures; several models also get a joint out/report.md. Samples already there are kept. `prompts`
-    replaces the suite's own file, `limit` takes its first prompts alone, `device` is where RAFT runs.
-    Raises UserError for bad input, before anything is made.
+    and its pictures, for diversity also prompts.csv; several models also get a joint out/report.md. Samples
+    already there are kept. `weights` are files by network (features/weights.py), `prompts` replaces the
+    suite's own file, `limit` takes its first prompts alone, `device` is where the networks of the metrics
+    run. Raises UserError for bad input, before anything is made.
     """
-    estimator = make_estimator(weights or {}, device)
+    check_names(weights or {})
+    scorer = SCORERS[suite.name](weights or {}, device)
     sets = [load_prompts(suite, model.domain, prompts) for model in models]
     if limit is not None and limit < 1:
         raise UserError(f"limit {limit}: a run needs at least one prompt")
@@ -58,7 +63,7 @@ def run_suite(
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True), disable=quiet) as bars:
         results = [
-            run_model(suite, prompt_set, model, out / model.name, estimator, batch_size, bars)
+            run_model(suite, prompt_set, model, out / model.name, scorer, batch_size, bars)
             for prompt_set, model in zip(sets, models, strict=True)
         ]
     if len(models) > 1:
@@ -66,24 +71,12 @@ def run_suite(
     return [out / name / "result.json" for name in names]
 
 
-def make_estimator(weights: Mapping[str, Path], device: str = "cpu") -> FlowEstimator:
-    """RAFT where its weights are given, else DIS. Raises UserError for weights of another name, or bad ones."""
-    for name in weights:
-        if name not in WEIGHTS:
-            raise UserError(f"no network {name!r} takes weights: {suggest(name, WEIGHTS)}")
-    if "raft" not in weights:
-        return Dis()
-    from .features.raft import Raft  # torchvision is slow to import, and only needed here
-
-    return Raft(weights["raft"], device)
-
-
 def run_model(
     suite: Suite,
     prompts: PromptSet,
     model: Model,
     folder: Path,
-    estimator: FlowEstimator,
+    scorer: Scorer,
     batch_size: int,
     bars: Progress,
 ) -> Result:
@@ -91,10 +84,10 @@ def run_model(
     total = sum(len(suite.seeds_of(p)) for p in prompts.prompts)
     task = bars.add_task(f"{model.name}: samples", total=total)
     generate(suite, prompts, model, folder, batch_size, lambda done: bars.advance(task, done))
-    return score_folder(suite.name, folder, estimator, bars)
+    return score_folder(suite.name, folder, scorer, bars)
 
 
-def score_folder(suite: str, folder: Path, estimator: FlowEstimator, bars: Progress | None = None) -> Result:
+def score_folder(suite: str, folder: Path, scorer: Scorer, bars: Progress | None = None) -> Result:
     """Score the media of a folder and write items.csv, result.json, report.md and pictures beside them.
 
     Needs manifest.jsonl; generation.json, where there, says the domain and how many samples to expect.
@@ -102,39 +95,41 @@ def score_folder(suite: str, folder: Path, estimator: FlowEstimator, bars: Progr
     """
     samples = read_manifest(folder / "manifest.jsonl")
     generation = _generation(folder)
-    domain = str(generation["model"].get("domain", "open"))
-    prompts, seeds = generation.get("prompts", {}), generation.get("suite", {}).get("seeds", [])
-    expected = int(prompts.get("n", 0)) * len(seeds) or len(samples)
-    bars = bars or Progress(disable=True)
-    name = str(generation["model"].get("name", folder.name))
-    items = list(
-        bars.track(score(folder, samples, domain, estimator), total=len(samples), description=f"{name}: scores")
+    media = Media(
+        folder=folder,
+        suite=suite,
+        model=str(generation["model"].get("name", folder.name)),
+        domain=str(generation["model"].get("domain", "open")),
+        samples=samples,
+        prompts=int(generation.get("prompts", {}).get("n", 0)),
+        seeds=len(generation.get("suite", {}).get("seeds", [])),
     )
-    found, missing = result.summarise(items, expected, suite, domain, estimator)
-    record = provenance.record() | {"flow": estimator.provenance()}
+    progress = bars or Progress(disable=True)
+
+    def track(work: Iterable[Any], total: int) -> Iterable[Any]:
+        return progress.track(work, total=total, description=f"{media.model}: scores")
+
+    scored = scorer.score(media, track)
     made = Result(
         schema_version=result.SCHEMA_VERSION,
         suite=suite,
-        model=name,
+        model=media.model,
         generation=generation,
-        provenance=record,
-        expected=expected,
-        metrics=tuple(found),
-        missing=tuple(missing),
-        problems={f"{item.id}-{item.seed}": item.problems for item in items if item.problems},
+        provenance=provenance.record() | scorer.provenance(),
+        expected=scored.expected,
+        metrics=tuple(scored.metrics),
+        missing=tuple(scored.missing),
+        problems=scored.problems,
     )
-    write_report(made, folder, items, "optical_flow" + estimator.suffix)
+    write_report(made, folder, scored, scorer.draw(media, scored))
     return made
 
 
-def write_report(made: Result, folder: Path, items: Sequence[Item], flow_name: str) -> None:
-    """items.csv, the pictures, report.md, and result.json last: where it is, all is."""
-    write_text(folder / "items.csv", result.items_csv(items))
-    flows = [item.values[flow_name] for item in items if flow_name in item.values]
-    pictures = ["clips.png", "flow.png"] if flows else []
-    if flows:
-        report.draw_clips(folder / "clips.png", folder, items, flow_name)
-        report.draw_flow(folder / "flow.png", flows, result.UNITS["optical_flow"])
+def write_report(made: Result, folder: Path, scored: Scored, pictures: Mapping[str, str]) -> None:
+    """items.csv, prompts.csv, report.md, and result.json last: where it is, all is."""
+    write_text(folder / "items.csv", items_csv(scored.items))
+    if scored.prompts:
+        write_text(folder / "prompts.csv", prompts_csv(scored.prompts, [m.name for m in made.metrics]))
     write_text(folder / "report.md", report.markdown(made, pictures))
     result.save(made, folder / "result.json")
 

@@ -1,30 +1,31 @@
-"""Media and manifest -> one row of numbers a sample, clip by clip.
+"""What the suites' scorers share: samples and prompts with their numbers, prompt fidelity, the CSV files.
 
-Reads files only, so that media made by anything else is scored by the same path. Memory holds one clip.
+Scoring reads files only, so that media made by anything else is scored by the same path.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import csv
+import io
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from fractions import Fraction
 from pathlib import Path
+from typing import Any, Protocol
 
-import numpy as np
-
-from pdmd.errors import UserError
 from pdmd.sprites import grammar, reader
 
 from . import metrics
-from .features.flow import FlowEstimator
 from .generate import Sample
-from .media import read_video
+from .result import Metric, Missing
+
+#: Shows progress over an iterable of so many steps.
+Track = Callable[[Iterable[Any], int], Iterable[Any]]
 
 
 @dataclass
 class Item:
     """One scored sample: its file's facts, `values` by metric name, and `problems` by metric name where a
-    value could not be had. `scores` are VBench's per-pair scores, pixels."""
+    value could not be had."""
 
     id: str
     seed: int
@@ -34,72 +35,105 @@ class Item:
     height: int = 0
     width: int = 0
     fps: str = ""
-    interval: int = 0
-    estimator: str = ""
     values: dict[str, float] = field(default_factory=dict)
     problems: dict[str, str] = field(default_factory=dict)
-    scores: tuple[float, ...] = ()
-    quirk: str | None = None
+
+    @property
+    def extra(self) -> Mapping[str, object]:
+        """Further columns of items.csv."""
+        return {}
 
 
-def score(folder: Path, samples: Sequence[Sample], domain: str, estimator: FlowEstimator) -> Iterator[Item]:
-    """Score the samples of a folder, one after the other. A sample that cannot be read is an item whose
-    problems say so; the run goes on."""
-    for sample in samples:
-        yield score_sample(folder, sample, domain, estimator)
+@dataclass
+class PromptScore:
+    """One prompt's numbers over all its samples, and its problems, by metric name."""
+
+    id: str
+    prompt: str
+    items: Sequence[Item]
+    values: dict[str, float] = field(default_factory=dict)
+    problems: dict[str, str] = field(default_factory=dict)
 
 
-def score_sample(folder: Path, sample: Sample, domain: str, estimator: FlowEstimator) -> Item:
-    """Score one sample: fidelity (embedded world only), optical flow and dynamic degree."""
-    flow_name, dynamic_name = "optical_flow" + estimator.suffix, "dynamic_degree" + estimator.suffix
-    names = (["fidelity"] if domain == "sprites" else []) + [flow_name, dynamic_name]
-    item = Item(sample.id, sample.seed, sample.prompt, sample.file)
-    try:
-        video = read_video(folder / sample.file)
-    except UserError as error:
-        item.problems = dict.fromkeys(names, str(error))
-        return item
-    item.frames, item.height, item.width = video.frames.shape[:3]
-    item.fps, item.estimator = str(video.fps or ""), estimator.label(item.height, item.width)
-    if domain == "sprites":
-        try:
-            item.values["fidelity"] = fidelity(sample.prompt, video.frames)
-        except ValueError as error:
-            item.problems["fidelity"] = str(error)
-    try:
-        _motion(item, video.frames, video.fps, estimator, flow_name, dynamic_name)
-    except ValueError as error:
-        item.problems |= {name: str(error) for name in (flow_name, dynamic_name) if name not in item.values}
-    return item
+@dataclass(frozen=True)
+class Media:
+    """What a folder holds: its samples in the manifest's order, whose they are, the domain of their prompts,
+    and how many prompts and seeds were to be made (0 where nothing says)."""
+
+    folder: Path
+    suite: str
+    model: str
+    domain: str
+    samples: Sequence[Sample]
+    prompts: int = 0
+    seeds: int = 0
 
 
-def fidelity(prompt: str, video: np.ndarray) -> float:
-    """Share of the factors stated by the prompt that the video uint8 (F, 64, 64, 3) shows.
+@dataclass(frozen=True)
+class Scored:
+    """What a scorer makes of a folder. `expected` is what each metric's n should be; `prompts` is empty where
+    a prompt has one sample, whose item says it all."""
+
+    items: Sequence[Item]
+    prompts: Sequence[PromptScore]
+    expected: int
+    metrics: Sequence[Metric]
+    missing: Sequence[Missing]
+
+    @property
+    def problems(self) -> dict[str, dict[str, str]]:
+        """What went wrong, by sample (ID-SEED) or prompt (ID), then by metric."""
+        samples = {f"{item.id}-{item.seed}": item.problems for item in self.items}
+        return {key: p for key, p in (samples | {p.id: p.problems for p in self.prompts}).items() if p}
+
+
+class Scorer(Protocol):
+    """The measuring half of a suite."""
+
+    def provenance(self) -> dict[str, Any]:
+        """The estimators behind the metrics, JSON-able."""
+
+    def score(self, media: Media, track: Track) -> Scored:
+        """Every sample's numbers and the suite's. What cannot be read is a problem; the run goes on."""
+
+    def draw(self, media: Media, scored: Scored) -> dict[str, str]:
+        """Write the report's pictures into the folder; returns their captions by file name."""
+
+
+def fidelity(prompt: str, reading: reader.Reading) -> float:
+    """Share of the factors stated by the prompt that a reading of the embedded world shows.
 
     Raises ValueError for a prompt that states nothing or is not of the embedded world.
     """
     stated = grammar.parse(prompt)
     if not stated:
         raise ValueError("the prompt states no factor")
-    return metrics.mean([reader.fidelity(stated, reader.read(video))])
+    return metrics.mean([reader.fidelity(stated, reading)])
 
 
-def _motion(
-    item: Item, frames: np.ndarray, fps: Fraction | None, estimator: FlowEstimator, flow_name: str, dynamic_name: str
-) -> None:
-    """Fill in flow and dynamic degree; where VBench keeps every frame, both share one flow."""
-    item.interval = metrics.frame_interval(fps) if fps else 1
-    magnitudes, scores = [], []
-    for pair in estimator.pairs(frames):
-        magnitudes.append(metrics.mean_magnitude(pair.flow))
-        if item.interval == 1:
-            scores.append(metrics.pair_score(pair.padded))
-    if item.interval > 1:
-        scores = [metrics.pair_score(pair.padded) for pair in estimator.pairs(frames[:: item.interval])]
-    verdict = metrics.dynamic(scores, item.height, item.width)
-    item.scores, item.quirk = verdict.scores, metrics.quirk(verdict.kept)
-    if fps or len(frames) == 1:
-        item.values[dynamic_name] = float(verdict.dynamic)
-    else:
-        item.problems[dynamic_name] = "the file states no frames a second, which dynamic degree needs"
-    item.values[flow_name] = metrics.clip_magnitude(magnitudes)
+def items_csv(items: Sequence[Item]) -> str:
+    """One row a sample, as CSV text."""
+    names = sorted({name for item in items for name in (*item.values, *item.problems)})
+    extra = list(dict.fromkeys(name for item in items for name in item.extra))
+    head = ["id", "seed", "prompt", "file", "frames", "height", "width", "fps"]
+    rows = [
+        [
+            *(getattr(item, key) for key in head),
+            *(item.extra.get(name, "") for name in extra),
+            *(item.values.get(name, "") for name in names),
+            "; ".join(f"{name}: {reason}" for name, reason in item.problems.items()),
+        ]
+        for item in items
+    ]
+    return _csv([[*head, *extra, *names, "problems"], *rows])
+
+
+def prompts_csv(prompts: Sequence[PromptScore], names: Sequence[str]) -> str:
+    """One row a prompt, as CSV text: its id, then a column for each of the metrics, empty where missing."""
+    return _csv([["id", *names], *([p.id, *(p.values.get(name, "") for name in names)] for p in prompts)])
+
+
+def _csv(rows: Iterable[Sequence[object]]) -> str:
+    buffer = io.StringIO()
+    csv.writer(buffer, lineterminator="\n").writerows(rows)
+    return buffer.getvalue()

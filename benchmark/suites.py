@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -14,12 +14,16 @@ from pdmd.errors import UserError, suggest
 
 @dataclass(frozen=True)
 class Prompt:
-    """One line of a prompt file. `number` is its place in the file, from 0: seeds follow it."""
+    """One line of a prompt file. `number` is its place in the file, from 0: seeds follow it.
+
+    `image` describes the first frame of an image-to-video pair: what is seen, not what moves.
+    """
 
     id: str
     text: str
     tags: tuple[str, ...]
     number: int
+    image: str | None = None
 
 
 @dataclass(frozen=True)
@@ -56,15 +60,25 @@ class Suite:
         return tuple(len(self.seeds) * prompt.number * self.own_noise + seed for seed in self.seeds)
 
 
+ALL = "all"  # in place of a suite's name
 PROMPT_VERSION = 1  # raise it with any change to a shipped prompt file
 
 SUITES = {
     suite.name: suite
     for suite in (
         Suite(
+            name="diversity",
+            version=1,
+            prompt_files={"sprites": "sprites/diversity.jsonl", "open": "diversity.jsonl"},
+            seeds=tuple(range(8)),
+            own_noise=True,
+            frames=1,
+            metrics=("fidelity", "dinov3_similarity", "lpips", "factor_diversity"),
+        ),
+        Suite(
             name="motion",
             version=1,
-            prompt_files={"sprites": "sprites/motion.jsonl"},
+            prompt_files={"sprites": "sprites/motion.jsonl", "open": "motion.jsonl"},
             seeds=(0,),
             own_noise=True,
             frames=None,
@@ -77,8 +91,17 @@ SUITES = {
 def get_suite(name: str) -> Suite:
     """A suite by name. Raises UserError for another name."""
     if name not in SUITES:
-        raise UserError(f"no suite {name!r}: {suggest(name, SUITES)}")
+        raise UserError(f"no suite {name!r}: {suggest(name, [*SUITES, ALL])}")
     return SUITES[name]
+
+
+def suites_for(domains: Iterable[str]) -> list[Suite]:
+    """The suites that have prompts for all of these domains. Raises UserError where there is none."""
+    wanted = set(domains)
+    found = [suite for suite in SUITES.values() if wanted <= set(suite.prompt_files)]
+    if not found:
+        raise UserError(f"no suite has prompts for {' and '.join(map(repr, sorted(wanted)))} models")
+    return found
 
 
 def load_prompts(suite: Suite, domain: str, file: Path | None = None) -> PromptSet:
@@ -101,7 +124,10 @@ def load_prompts(suite: Suite, domain: str, file: Path | None = None) -> PromptS
 
 
 def parse_prompts(content: bytes, name: str, domain: str, version: int) -> PromptSet:
-    """Read JSON Lines of {"id", "text", "tags"} ("tags" may be absent). Raises UserError naming file and line."""
+    """Read JSON Lines of {"id", "text", "tags", "image"}, the last two optional.
+
+    Raises UserError naming file and line.
+    """
     prompts: list[Prompt] = []
     lines_of: dict[str, int] = {}
     try:
@@ -126,14 +152,17 @@ def parse_prompts(content: bytes, name: str, domain: str, version: int) -> Promp
         tags = row.get("tags", [])
         if not isinstance(tags, list) or not all(isinstance(tag, str) for tag in tags):
             raise UserError(f"{where}: 'tags' must be a list of strings")
-        if unknown := set(row) - {"id", "text", "tags"}:
-            raise UserError(f"{where}: unknown key {min(unknown)!r}; a prompt has id, text and tags")
+        image = row.get("image")
+        if image is not None and (not isinstance(image, str) or not image.strip()):
+            raise UserError(f"{where}: 'image' must be a non-empty string")
+        if unknown := set(row) - {"id", "text", "tags", "image"}:
+            raise UserError(f"{where}: unknown key {min(unknown)!r}; a prompt has id, text, tags and image")
         if not all(c.isalnum() or c in "-_" for c in row["id"]):
             raise UserError(f"{where}: id {row['id']!r} names a file; use letters, digits, - and _ only")
         if row["id"] in lines_of:
             raise UserError(f"{where}: id {row['id']!r} is already on line {lines_of[row['id']]}; ids must differ")
         lines_of[row["id"]] = i
-        prompts.append(Prompt(row["id"], row["text"], tuple(tags), len(prompts)))
+        prompts.append(Prompt(row["id"], row["text"], tuple(tags), len(prompts), image))
     if not prompts:
         raise UserError(f"{name} is empty: it holds no prompt; write one JSON object with id and text a line")
     return PromptSet(name, domain, version, hashlib.sha256(content).hexdigest(), tuple(prompts))

@@ -96,7 +96,7 @@ def sample(
         raise UserError(f"--steps {steps}: sampling takes at least one step")
     loaded = load_model(model, steps, guidance)
     many = len(seeds) > 1
-    still = many or frames == 1
+    still = many or (frames or loaded.frames) == 1
     path = out or Path("sample.png" if still else "sample.mp4")
     if path.suffix != (".png" if still else ".mp4"):
         raise UserError(f"--out {path}: {'an image' if still else 'a clip'} needs {'.png' if still else '.mp4'}")
@@ -115,13 +115,14 @@ def sample(
 
 @app.command()
 def bench(
-    suite: Annotated[str, typer.Option(help="motion.")] = "motion",
+    suite: Annotated[str, typer.Option(help="diversity, motion, or all that the model can do.")] = "motion",
     model: Annotated[
         list[str] | None, typer.Option(help="A run, a student's folder or a teacher; repeatable.  [the newest run]")
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="Where results go.  [bench/SUITE]")] = None,
+    out: Annotated[Path | None, typer.Option(help="Where results go; with all, in a folder a suite.  [bench]")] = None,
     weights: Annotated[
-        list[str] | None, typer.Option(help="NAME=FILE, such as raft=raft-things.pth; repeatable.")
+        list[str] | None,
+        typer.Option(help="raft=, dinov3= or lpips_trunk=, a FILE or folder; repeatable.  [the libraries' caches]"),
     ] = None,
     prompts: Annotated[Path | None, typer.Option(help="A JSON Lines file instead of the suite's own.")] = None,
     limit: Annotated[int | None, typer.Option(help="Only the first so many prompts.")] = None,
@@ -130,11 +131,14 @@ def bench(
 ) -> None:
     """Generate a suite's samples and measure them."""
     from pdmd.benchmark.run import run_suite
-    from pdmd.benchmark.suites import get_suite
+    from pdmd.benchmark.suites import ALL, get_suite, suites_for
     from pdmd.run import newest_finished
     from pdmd.sample import load_model
 
-    chosen = get_suite(suite)
+    if suite != ALL:
+        get_suite(suite)
+    elif prompts:
+        raise UserError("--prompts is a file for one suite; name it in place of --suite all")
     if batch_size < 1:
         raise UserError(f"--batch-size {batch_size}: at least one sample is made at once")
     if not model:
@@ -142,21 +146,17 @@ def bench(
         model = [str(newest or "sprites")]
         print(f"benchmarking {model[0]} ({'the newest finished run' if newest else 'no finished run in runs/'})")
     files = {name: Path(file) for name, file in (_pair(text) for text in weights or [])}
-    folder = out or Path("bench") / suite
-    results = run_suite(
-        chosen,
-        [load_model(name) for name in model],
-        folder,
-        files,
-        batch_size=batch_size,
-        prompts=prompts,
-        limit=limit,
-        quiet=quiet,
-    )
-    for path in results:
-        print(f"report: {path.with_name('report.md')}")
-    if len(results) > 1:
-        print(f"report: {folder / 'report.md'}")
+    models = [load_model(name) for name in model]
+    chosen = suites_for([m.domain for m in models]) if suite == ALL else [get_suite(suite)]
+    for one in chosen:
+        folder = (out or Path("bench")) / one.name if suite == ALL or out is None else out
+        results = run_suite(
+            one, models, folder, files, batch_size=batch_size, prompts=prompts, limit=limit, quiet=quiet
+        )
+        for path in results:
+            print(f"report: {path.with_name('report.md')}")
+        if len(results) > 1:
+            print(f"report: {folder / 'report.md'}")
 
 
 def _pair(text: str) -> tuple[str, str]:
@@ -164,6 +164,39 @@ def _pair(text: str) -> tuple[str, str]:
     if not equals:
         raise UserError(f"--weights {text!r}: expected NAME=FILE")
     return name, file
+
+
+@app.command()
+def compare(
+    baseline: Annotated[Path, typer.Argument(help="The old result.json, or its folder.")],
+    new: Annotated[Path, typer.Argument(help="The new one.")],
+    gates: Annotated[Path | None, typer.Option(help="A TOML file.  [the suite's own]")] = None,
+    markdown: Annotated[Path | None, typer.Option(help="Write a pull-request comment to this file.")] = None,
+    junit: Annotated[Path | None, typer.Option(help="Write JUnit XML to this file.")] = None,
+    json: Annotated[Path | None, typer.Option(help="Write everything as JSON to this file.")] = None,
+    accept: Annotated[bool, typer.Option("--accept", help="Make the new result the baseline; needs --reason.")] = False,
+    reason: Annotated[str | None, typer.Option(help="Why; kept in the baseline's result.json.")] = None,
+) -> None:
+    """Compare two results prompt by prompt; exit code 1 where a gate fails."""
+    from pdmd.benchmark import compare_report
+    from pdmd.benchmark.accept import accept as accept_new
+    from pdmd.benchmark.compare import compare as compare_results
+    from pdmd.benchmark.files import write_text
+
+    if accept != (reason is not None):
+        raise UserError("--accept and --reason TEXT go together")
+    done = accept_new(baseline, new, reason, gates) if reason is not None else None
+    comparison = done.comparison if done else compare_results(baseline, new, gates)
+    if comparison:
+        compare_report.show(comparison)
+        write = ((markdown, compare_report.markdown), (junit, compare_report.junit), (json, compare_report.as_json))
+        for path, text in write:
+            if path:
+                write_text(path, text(comparison))
+    if done:
+        print(f"baseline: {done.path} ({done.entry['comparison']})")
+    elif comparison and not comparison.passed:
+        raise typer.Exit(1)
 
 
 @app.command()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from pdmd.errors import UserError, suggest
 from pdmd.plan import METHODS, Interval, Plan, Target, Weight, with_options
-from pdmd.teachers import EMBEDDED
+from pdmd.teachers import EMBEDDED, Weights
 
 
 @dataclass(frozen=True)
@@ -41,9 +42,11 @@ class Config:
     beta1: float = 0.0
     beta2: float = 0.999
     guidance: float | None = None  # the teacher's weight w
+    guidance_2: float | None = None  # its low-noise expert's, beside guidance; none: the same
     image_every: int = 4  # every n-th step on single frames; 0: never
     prompts: str = ""  # a text file, one prompt a line; empty: the teacher's own
     prompt_count: int = 2048  # how many of the teacher's own
+    embeddings: str = ""  # the folder that keeps those of prompts; empty: ~/.cache/pdmd/embeddings
     pool: int = 512  # boundary samples drawn once a phase; 0: simulated anew each time
     pool_refresh: int = 0  # draw the pool anew after so many generator steps; 0: never
     checkpoint_every: int = 50
@@ -67,9 +70,26 @@ class Config:
             raise UserError(f"method {self.method}: {error}") from None
         return with_options(plan, target=self.target, weight=self.weight, fits=self.fits, ema=self.ema)
 
+    @property
+    def weights(self) -> Weights | None:
+        """The weights w that replace the teacher's own. Raises UserError for the second without the first."""
+        if self.guidance_2 is None:
+            return self.guidance
+        if self.guidance is None:
+            raise UserError("guidance_2 is the second of two weights: set guidance as well")
+        return (self.guidance, self.guidance_2)
+
+    @property
+    def embeddings_folder(self) -> Path:
+        """Where prompt embeddings are kept; $PDMD_CACHE stands for ~/.cache/pdmd."""
+        cache = Path(os.environ.get("PDMD_CACHE") or "~/.cache/pdmd")
+        return (Path(self.embeddings) if self.embeddings else cache / "embeddings").expanduser()
+
 
 POSITIVE = frozenset("steps phases shift generator_steps batch lr fake_lr prompt_count keep checkpoint_every".split())
-NOT_NEGATIVE = frozenset("seed fits ema beta1 beta2 guidance image_every pool pool_refresh probe_every".split())
+NOT_NEGATIVE = frozenset(
+    "seed fits ema beta1 beta2 guidance guidance_2 image_every pool pool_refresh probe_every".split()
+)
 BELOW_ONE = ("ema", "beta1", "beta2")
 
 

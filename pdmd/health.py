@@ -13,13 +13,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pdmd.flow import time_grid
 from pdmd.plan import Plan
 from pdmd.rollout import simulate
 from pdmd.sample import guided_flow, noise
 from pdmd.state import State
 from pdmd.step import fake_error
-from pdmd.teachers import Teacher
+from pdmd.teachers import Cond, Teacher
 
 PROMPTS, SEEDS = 4, 4
 #: Steps of the guided teacher that finish an unfinished trajectory.
@@ -53,7 +52,7 @@ class Probe:
         self.repeated = [p for p in self.prompts for _ in range(SEEDS)]
         self.z = noise(teacher, [s for _ in self.prompts for s in range(SEEDS)], teacher.frames)
         self.cond = teacher.encode(self.repeated)
-        x = guided_flow(teacher, self.z, self.cond, time_grid(teacher.steps, teacher.shift))
+        x = guided_flow(teacher, self.z, self.cond, teacher.grid(teacher.steps))
         self.reference = self.measure(x, teacher.decode(x))
 
     @torch.no_grad()
@@ -62,7 +61,7 @@ class Probe:
         done = plan.phases if plan.interleaved else plan.phases[: stage + 1]
         x = simulate(self.teacher.velocity, state.experts, done, self.z, self.cond)
         if done[-1].end > 0:
-            left = [t for t in time_grid(4 * FINISH_STEPS, self.teacher.shift) if t < done[-1].end]
+            left = [t for t in self.teacher.grid(4 * FINISH_STEPS) if t < done[-1].end]
             grid = (done[-1].end, *left[:: max(1, len(left) // FINISH_STEPS)], 0.0)
             x = guided_flow(self.teacher, x, self.cond, tuple(dict.fromkeys(grid)))
         return x
@@ -91,7 +90,7 @@ class Probe:
 
 @torch.no_grad()
 def fake_lag(
-    teacher: Teacher, plan: Plan, stage: int, state: State, start: Tensor, cond: Tensor, g: torch.Generator
+    teacher: Teacher, plan: Plan, stage: int, state: State, start: Tensor, cond: Cond, g: torch.Generator
 ) -> float:
     """F's loss on fresh samples of the generator: how far it lags behind."""
     phase = plan.stages[stage][0]

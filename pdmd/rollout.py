@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from pdmd.flow import euler, x0_from_velocity
 from pdmd.plan import Phase
+from pdmd.teachers import Cond
 
 #: (network, x_t (n, ...), t (n,), condition) -> velocity (n, ...), float32.
-Velocity = Callable[[nn.Module, Tensor, Tensor, Tensor], Tensor]
+Velocity = Callable[[nn.Module, Tensor, Tensor, Any], Tensor]
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,7 @@ def draw_stop(phase: Phase, generator: torch.Generator) -> int:
     return int(torch.randint(1, phase.steps + 1, (), generator=generator, device=generator.device))
 
 
-def rollout(velocity: Velocity, expert: nn.Module, phase: Phase, x: Tensor, cond: Tensor, stop: int) -> Rollout:
+def rollout(velocity: Velocity, expert: nn.Module, phase: Phase, x: Tensor, cond: Cond, stop: int) -> Rollout:
     """Run `stop` steps of the phase from x (n, ...) at `phase.start`; the last of them jumps to `phase.end`.
 
     Under torch.no_grad nothing carries gradient. Else: every step with `full_graph`, or the jump alone
@@ -50,7 +52,7 @@ def rollout(velocity: Velocity, expert: nn.Module, phase: Phase, x: Tensor, cond
 
 @torch.no_grad()
 def simulate(
-    velocity: Velocity, experts: Sequence[nn.Module], phases: Sequence[Phase], x: Tensor, cond: Tensor
+    velocity: Velocity, experts: Sequence[nn.Module], phases: Sequence[Phase], x: Tensor, cond: Cond
 ) -> Tensor:
     """Run whole phases, each by its expert, from x (n, ...) at the first one's start: sampling, and the
     frozen phases before the one in training."""

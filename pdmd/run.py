@@ -20,8 +20,8 @@ from torch.utils.tensorboard import SummaryWriter
 
 from pdmd.config import Config, from_dict
 from pdmd.errors import UserError
+from pdmd.files import write_whole
 from pdmd.sample import STUDENT
-from pdmd.state import write_whole
 from pdmd.version import __version__
 
 #: Raised whenever a run folder's layout or meaning changes.

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from pdmd.errors import UserError
-from pdmd.flow import euler, time_grid
-from pdmd.teachers import EMBEDDED, Teacher, load_teacher
+from pdmd.flow import euler
+from pdmd.teachers import EMBEDDED, Cond, Teacher, load_student, load_teacher
 
 STUDENT = "student"  # the finished student's folder inside a run's
 
@@ -25,6 +25,7 @@ class Model(Protocol):
     name: str
     domain: str
     fps: int
+    frames: int  # of a clip, where none are asked for; 1 for images
 
     @property
     def identity(self) -> dict[str, Any]: ...
@@ -39,16 +40,16 @@ def noise(teacher: Teacher, seeds: Sequence[int], frames: int) -> Tensor:
 
 
 @torch.no_grad()
-def guided_flow(teacher: Teacher, x: Tensor, cond: Tensor, grid: Sequence[float], w: float | None = None) -> Tensor:
+def guided_flow(teacher: Teacher, x: Tensor, cond: Cond, grid: Sequence[float]) -> Tensor:
     """Euler steps of the teacher's guided flow over the grid, x at grid[0] to x at grid[-1]."""
     for t, s in pairwise(grid):
-        x = euler(x, teacher.guided(x, x.new_full((len(x),), t), cond, w), t, s)
+        x = euler(x, teacher.guided(x, x.new_full((len(x),), t), cond), t, s)
     return x
 
 
 @torch.no_grad()
 def expert_flow(
-    teacher: Teacher, nets: Sequence[nn.Module], steps: Sequence[int], x: Tensor, cond: Tensor, grid: Sequence[float]
+    teacher: Teacher, nets: Sequence[nn.Module], steps: Sequence[int], x: Tensor, cond: Cond, grid: Sequence[float]
 ) -> Tensor:
     """Euler steps over the grid, each by its expert, without guidance."""
     for t, s, k in zip(grid, grid[1:], steps, strict=False):
@@ -59,21 +60,20 @@ def expert_flow(
 class Guided:
     """The teacher at its own number of steps, guided: the base model's row."""
 
-    def __init__(self, teacher: Teacher, steps: int | None = None, guidance: float | None = None) -> None:
+    def __init__(self, teacher: Teacher, steps: int | None = None) -> None:
         self.teacher = teacher
-        self.name, self.domain, self.fps = teacher.name, teacher.domain, teacher.fps
+        self.name, self.domain, self.fps, self.frames = teacher.name, teacher.domain, teacher.fps, teacher.frames
         self.steps = steps or teacher.steps
-        self.guidance = teacher.guidance if guidance is None else guidance
 
     @property
     def identity(self) -> dict[str, Any]:
-        sampler = {"sampler": "euler", "steps": self.steps, "shift": self.teacher.shift, "guidance": self.guidance}
-        return self.teacher.identity() | sampler
+        teacher = self.teacher
+        sampler = {"sampler": "euler", "steps": self.steps, "shift": teacher.shift, "guidance": teacher.guidance}
+        return teacher.identity() | sampler
 
     def latents(self, prompts: Sequence[str], seeds: Sequence[int], frames: int | None) -> Tensor:
         x = noise(self.teacher, seeds, frames or self.teacher.frames)
-        grid = time_grid(self.steps, self.teacher.shift)
-        return guided_flow(self.teacher, x, self.teacher.encode(prompts), grid, self.guidance)
+        return guided_flow(self.teacher, x, self.teacher.encode(prompts), self.teacher.grid(self.steps))
 
     def generate(self, prompts: Sequence[str], seeds: Sequence[int], frames: int | None) -> np.ndarray:
         """Pixels, uint8 (n, frames, H, W, 3)."""
@@ -92,7 +92,8 @@ class Student:
         steps: Sequence[int],
         identity: dict[str, Any],
     ) -> None:
-        self.teacher, self.name, self.domain, self.fps = teacher, name, teacher.domain, teacher.fps
+        self.teacher, self.name = teacher, name
+        self.domain, self.fps, self.frames = teacher.domain, teacher.fps, teacher.frames
         self.experts, self.grid, self.steps, self._identity = experts, grid, steps, identity
 
     @property
@@ -122,19 +123,15 @@ def load_model(spec: str, steps: int | None = None, guidance: float | None = Non
             if steps is not None or guidance is not None:
                 raise UserError(f"{path} is a student: its steps are fixed and it takes no guidance")
             return _student(folder, path.name)
-    return Guided(load_teacher(spec), steps, guidance)
+    return Guided(load_teacher(spec, guidance), steps)
 
 
 def _student(folder: Path, name: str) -> Student:
     try:
         described = json.loads((folder / "student.json").read_text())
         grid, steps = described["grid"], described["experts"]
-        mixture = described.get("teacher", {}).get("kind") == "mixture"
-    except (OSError, ValueError, KeyError, AttributeError):
+        count = max(steps) + 1
+    except (OSError, ValueError, KeyError, TypeError):
         raise UserError(f"{folder / 'student.json'} is damaged; export or train the student again") from None
-    if mixture:
-        from pdmd.teachers.mixture import load_student
-    else:
-        from pdmd.teachers.wan import load_student  # type: ignore[assignment]
-    teacher, experts, identity = load_student(folder, max(steps) + 1)
+    teacher, experts, identity = load_student(folder, count)
     return Student(teacher, name, experts, grid, steps, identity)

@@ -26,7 +26,7 @@ from pdmd.plan import Plan
 from pdmd.starts import Starts
 from pdmd.state import State, generator
 from pdmd.step import fit_fake, update_generator
-from pdmd.teachers import Teacher, load_teacher
+from pdmd.teachers import Cond, Teacher, load_teacher
 
 #: (shape of x, whether it carries gradient, whether it is the guided teacher)
 Call = tuple[tuple[int, ...], bool, bool]
@@ -50,17 +50,17 @@ class Counting:
         self.teacher, self.calls = teacher, Counter[Call]()
         self.frames, self.shape = teacher.frames, teacher.shape
 
-    def velocity(self, net: nn.Module, x: Tensor, t: Tensor, cond: Tensor) -> Tensor:
+    def velocity(self, net: nn.Module, x: Tensor, t: Tensor, cond: Cond) -> Tensor:
         graph = torch.is_grad_enabled() and any(p.requires_grad for p in net.parameters())
         self.calls[tuple(x.shape), graph, False] += 1
         return self.teacher.velocity(net, x, t, cond)
 
-    def guided(self, x: Tensor, t: Tensor, cond: Tensor, guidance: float | None = None) -> Tensor:
+    def guided(self, x: Tensor, t: Tensor, cond: Cond) -> Tensor:
         self.calls[tuple(x.shape), False, True] += 1
-        return self.teacher.guided(x, t, cond, guidance)
+        return self.teacher.guided(x, t, cond)
 
 
-def bare_call(teacher: Teacher, net: nn.Module, call: Call, cond: Tensor) -> float:
+def bare_call(teacher: Teacher, net: nn.Module, call: Call, cond: Cond) -> float:
     """Seconds of one network call by itself."""
     shape, graph, guided = call
     x, t = torch.randn(shape), torch.full((shape[0],), 0.5)
@@ -74,7 +74,7 @@ def bare_call(teacher: Teacher, net: nn.Module, call: Call, cond: Tensor) -> flo
 
 def measure(config: Config, repeats: int) -> list[dict[str, float]]:
     """One row a stage: seconds a step, seconds of its floor, their ratio, and with and without the pool."""
-    plan, teacher = config.plan(), load_teacher(config.teacher, config.guidance)
+    plan, teacher = config.plan(), load_teacher(config.teacher, config.weights)
     starts, simulated = Starts(teacher, config, plan), Starts(teacher, replace(config, pool=0), plan)
     rows = []
     experts = states.begin(teacher, config, plan).experts

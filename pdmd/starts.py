@@ -13,7 +13,7 @@ from pdmd.errors import UserError
 from pdmd.plan import Phase, Plan
 from pdmd.rollout import simulate
 from pdmd.state import State, generator
-from pdmd.teachers import Teacher
+from pdmd.teachers import Cond, Teacher
 
 POOL_BATCH = 64
 
@@ -22,16 +22,17 @@ POOL_BATCH = 64
 class Starts:
     """Draws (x at the phase's start, condition) for a batch.
 
-    Prompts are encoded once. In a phase after frozen ones their samples are drawn once into a pool of
-    `config.pool`, with their prompts, and reused: a pool is a function of (seed, phase, refresh), so a
-    resumed run has the same one. Where the earlier phases share the network in training there is no pool.
+    Prompts are encoded once; a draw picks rows of them. In a phase after frozen ones their samples are
+    drawn once into a pool of `config.pool`, with the rows they are of, and reused: a pool is a function of
+    (seed, phase, refresh), so a resumed run has the same one. Where the earlier phases share the network
+    in training there is no pool.
     """
 
     teacher: Teacher
     config: Config
     plan: Plan
     texts: dict[bool, list[str]] = field(init=False)
-    conditions: dict[bool, Tensor] = field(init=False)
+    conditions: dict[bool, Cond] = field(init=False)
     pools: dict[tuple[int, int, int], tuple[Tensor, Tensor]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -53,33 +54,39 @@ class Starts:
             return self.teacher.training_prompts(self.config.prompt_count, self.config.seed, image)
         return read_prompts(Path(self.config.prompts))
 
-    def draw(self, state: State, stage: int, phase: Phase, frames: int, g: torch.Generator) -> tuple[Tensor, Tensor]:
+    def draw(self, state: State, stage: int, phase: Phase, frames: int, g: torch.Generator) -> tuple[Tensor, Cond]:
         """A batch of starts and conditions."""
+        bank = self._bank(frames)
         before = self.plan.phases[: self.plan.phases.index(phase)]
         training = {p.expert for p in self.plan.stages[stage]}
         if before and self.config.pool and not training & {p.expert for p in before}:
-            x, cond = self._pool(state, stage, before, frames)
+            x, rows = self._pool(state, stage, before, frames)
             index = torch.randint(len(x), (self.config.batch,), generator=g)
-            return x[index], cond[index]
-        z, cond = self._noise(self.config.batch, frames, g)
+            return x[index], bank[rows[index]]
+        z, rows = self._noise(self.config.batch, frames, g)
+        cond = bank[rows]
         return (simulate(self.teacher.velocity, state.experts, before, z, cond) if before else z), cond
 
+    def _bank(self, frames: int) -> Cond:
+        """The conditions of clips, or of single images where both are trained on."""
+        return self.conditions[frames == 1 and len(self.kinds()) == 2]
+
     def _noise(self, n: int, frames: int, g: torch.Generator) -> tuple[Tensor, Tensor]:
-        bank = self.conditions[frames == 1 and len(self.kinds()) == 2]
+        """Noise and the rows of the bank that it becomes samples of."""
         z = torch.randn((n, *self.teacher.shape(frames)), generator=g)
-        return z, bank[torch.randint(len(bank), (n,), generator=g)]
+        return z, torch.randint(len(self._bank(frames)), (n,), generator=g)
 
     def _pool(self, state: State, stage: int, before: tuple[Phase, ...], frames: int) -> tuple[Tensor, Tensor]:
         refresh = state.step // self.config.pool_refresh if self.config.pool_refresh else 0
         key = (stage, frames, refresh)
         if key not in self.pools:
             self.pools = {k: v for k, v in self.pools.items() if (k[0], k[2]) == (stage, refresh)}
-            made = []
+            made, bank = [], self._bank(frames)
             for i in range(0, self.config.pool, POOL_BATCH):
                 g = generator(self.config.seed, 1, stage, frames, refresh, i)
-                z, cond = self._noise(min(POOL_BATCH, self.config.pool - i), frames, g)
-                made.append((simulate(self.teacher.velocity, state.experts, before, z, cond), cond))
-            self.pools[key] = (torch.cat([x for x, _ in made]), torch.cat([c for _, c in made]))
+                z, rows = self._noise(min(POOL_BATCH, self.config.pool - i), frames, g)
+                made.append((simulate(self.teacher.velocity, state.experts, before, z, bank[rows]), rows))
+            self.pools[key] = (torch.cat([x for x, _ in made]), torch.cat([rows for _, rows in made]))
         return self.pools[key]
 
 

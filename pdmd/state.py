@@ -6,7 +6,6 @@ import copy
 import hashlib
 import io
 import json
-import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from torch import nn
 
 from pdmd.config import Config
 from pdmd.errors import UserError
+from pdmd.files import write_whole
 from pdmd.plan import Plan
 from pdmd.step import Trainee
 from pdmd.teachers import Teacher
@@ -74,17 +74,27 @@ def stage_of(config: Config, plan: Plan, step: int) -> tuple[int, int]:
 
 
 def begin(teacher: Teacher, config: Config, plan: Plan) -> State:
-    """A run's first state: all experts as the teacher, the first stage in training."""
-    experts: list[nn.Module] = [teacher.network() for _ in range(max(plan.experts) + 1)]
+    """A run's first state: all experts as the teacher, the first stage in training.
+
+    Where the teacher has experts of its own, one that starts from pure noise begins as the teacher's for
+    t = 1, and one of a later phase as the teacher's that owns the larger share of the phase.
+    """
+    level = {p.expert: 1.0 if p.start == 1 else (p.start + p.end) / 2 for p in reversed(plan.phases)}
+    experts = [teacher.network(level[k]) for k in range(max(plan.experts) + 1)]
     return begin_stage(teacher, config, plan, experts, 0, 0)
 
 
 def begin_stage(teacher: Teacher, config: Config, plan: Plan, experts: list[nn.Module], stage: int, step: int) -> State:
-    """A stage starts its expert and its own F from the teacher; experts of the other stages are frozen."""
-    index = plan.stages[stage][0].expert
+    """A stage starts its expert and its own F from the teacher; experts of the other stages are frozen.
+
+    Where the teacher has experts of its own, F begins as the one that owns the larger share of the noise
+    levels that F is fitted on.
+    """
+    phases = plan.stages[stage]
+    index = phases[0].expert
     for i, net in enumerate(experts):
         net.requires_grad_(i == index)
-    fake = teacher.network()
+    fake = teacher.network((min(p.low for p in phases) + max(p.high for p in phases)) / 2)
     average = copy.deepcopy(experts[index]).requires_grad_(False) if plan.ema else None
     return State(
         step,
@@ -154,17 +164,3 @@ def load(folder: Path) -> dict[str, Any]:
     if version != VERSION:
         raise UserError(f"checkpoint {path} is of version {version}, this pdmd reads {VERSION}")
     return dict(torch.load(io.BytesIO(content), weights_only=True))
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """Write a file under a temporary name, then rename it; leaves nothing half-written."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        with temporary.open("wb") as f:
-            f.write(content)
-            f.flush()
-            os.fsync(f.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise

@@ -14,7 +14,7 @@ from pdmd.flow import renoise, x0_from_velocity
 from pdmd.loss import fake_loss, generator_gradient, normaliser, surrogate
 from pdmd.plan import Phase, Plan
 from pdmd.rollout import draw_stop, rollout
-from pdmd.teachers import Teacher
+from pdmd.teachers import Cond, Teacher
 
 #: t stays this share of the interval away from both its ends.
 T_MARGIN = 0.02
@@ -66,7 +66,7 @@ def fake_error(
     expert: nn.Module,
     fake: nn.Module,
     start: Tensor,
-    cond: Tensor,
+    cond: Cond,
     generator: torch.Generator,
 ) -> Tensor:
     """F's loss on fresh samples of the generator, a scalar: x_s = rollout(...), x_t = renoise(x_s), regression."""
@@ -85,7 +85,7 @@ def fit_fake(
     expert: nn.Module,
     fake: Trainee,
     start: Tensor,
-    cond: Tensor,
+    cond: Cond,
     generator: torch.Generator,
 ) -> Tensor:
     """One fit of F to the generator's distribution; returns the loss."""
@@ -101,7 +101,7 @@ def update_generator(
     expert: Trainee,
     fake: nn.Module,
     start: Tensor,
-    cond: Tensor,
+    cond: Cond,
     generator: torch.Generator,
 ) -> Update:
     """One step of the generator down the gradient of the reverse KL between its diffused samples and

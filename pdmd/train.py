@@ -60,7 +60,7 @@ class Task:
 
 def prepare(config: Config) -> Task:
     """Load the teacher and the prompts. Raises UserError for bad input; writes nothing."""
-    teacher = load_teacher(config.teacher, config.guidance)
+    teacher = load_teacher(config.teacher, config.weights, config.embeddings_folder)
     teacher.shape(teacher.frames)
     plan = config.plan()
     return Task(plan, teacher, Starts(teacher, config, plan))

@@ -71,7 +71,7 @@ def brief(monkeypatch):
     """Every stage at two steps, on few scenes."""
     for module, name, value in (
         (autoencoder, "VAE_STEPS", 2),
-        (autoencoder, "VAE_SCHEDULE", ((0, 1, 2), (1, 5, 1))),
+        (autoencoder, "VAE_SCHEDULE", ((0, 1, 32, 2), (1, 5, 64, 1))),
         (autoencoder, "POLISH_STEPS", 2),
         (autoencoder, "POOL", 4),
         (autoencoder, "HELD_OUT", 2),
@@ -100,10 +100,30 @@ def test_every_stage_runs_and_the_result_is_a_stock_pipeline(brief, tmp_path, mo
         tensors = load_file(tmp_path / "pipeline" / part / f"{file}.safetensors")
         assert {p.dtype for p in tensors.values()} == {torch.float16}
     assert json.loads((tmp_path / "pipeline" / "pdmd.json").read_text())["frames"] == world.FRAMES
-    assert len(pipeline.vae.config.latents_std) == 8
+    assert len(pipeline.vae.config.latents_std) == 12
     assert min(pipeline.vae.config.latents_std) > 0
     for name in ("vae.jsonl", "transformer.jsonl", "decoder.jsonl", "curves.png", "preview-00002.png"):
         assert (tmp_path / name).stat().st_size > 0
     written = (tmp_path / "transformer.pt").stat().st_mtime_ns
     pretrain.main()  # every stage is done: nothing is trained again
     assert (tmp_path / "transformer.pt").stat().st_mtime_ns == written
+
+
+def test_an_earlier_pipeline_goes_on_with_its_own_autoencoder(brief, tmp_path, monkeypatch):
+    first, second = tmp_path / "first", tmp_path / "second"
+    monkeypatch.setattr("sys.argv", ["pretrain", "--work", str(first), "--device", "cpu"])
+    pretrain.main()
+    monkeypatch.setattr(autoencoder, "POLISH_STEPS", 0)
+    monkeypatch.setattr(pretrain, "STEPS", 0)
+    monkeypatch.setattr(pretrain, "draw_curves", lambda *_: None)  # there is nothing to draw
+    arguments = ["pretrain", "--work", str(second), "--device", "cpu", "--from", str(first / "pipeline")]
+    monkeypatch.setattr("sys.argv", arguments)
+    pretrain.main()
+    assert not (second / "vae.pt").exists()
+    for part in ("transformer", "vae"):  # no step was taken: the weights and the normalisation are the earlier ones
+        name = f"{part}/diffusion_pytorch_model.safetensors"
+        before, after = load_file(first / "pipeline" / name), load_file(second / "pipeline" / name)
+        assert before.keys() == after.keys()
+        assert all(torch.equal(before[key], after[key]) for key in before)
+    configs = [json.loads((folder / "pipeline/vae/config.json").read_text()) for folder in (first, second)]
+    assert configs[0]["latents_std"] == configs[1]["latents_std"]

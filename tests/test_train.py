@@ -136,7 +136,7 @@ BAD = {
     "version": (["train", "--resume", "--out", "future"], "run version 99"),
     "taken": (["train", "--teacher", "mixture", "--out", "plain"], "already exists"),
     "unfinished": (["sample", "begun", "--prompt", "x"], "is not finished"),
-    "suffix": (["sample", "mixture", "--prompt", "x", "--out", "x.gif"], "needs .mp4"),
+    "suffix": (["sample", "mixture", "--prompt", "x", "--out", "x.gif"], "needs .png"),
     "suite": (["bench", "--suite", "motoin"], "motion"),
     "weights": (["bench", "--weights", "raft"], "expected NAME=FILE"),
 }

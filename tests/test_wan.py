@@ -1,44 +1,20 @@
 """The Wan adapter on a real pipeline of random weights, so small that it trains in seconds."""
 
-import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from diffusers import AutoencoderKLWan, FlowMatchEulerDiscreteScheduler, WanPipeline, WanTransformer3DModel
-from transformers import UMT5Config, UMT5EncoderModel
+from diffusers import FlowMatchEulerDiscreteScheduler, WanPipeline
+from tiny import wan as tiny
 
 from pdmd.config import make_config
 from pdmd.errors import UserError
 from pdmd.flow import time_grid
 from pdmd.run import Run
 from pdmd.sample import Guided, load_model
-from pdmd.sprites.pretrain import build_tokenizer
 from pdmd.teachers import load_teacher
 from pdmd.train import prepare, train
-
-SETTINGS = {"domain": "sprites", "frames": 5, "fps": 8, "height": 32, "width": 32, "guidance": 3.0, "steps": 6}
-
-
-def tiny(folder: Path, channels: int = 4, z_dim: int = 4) -> Path:
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        vae = AutoencoderKLWan(
-            base_dim=8, z_dim=z_dim, dim_mult=[1, 1, 1, 1], num_res_blocks=1, temperal_downsample=[False, True, True],
-            latents_mean=[0.1] * z_dim, latents_std=[2.0] * z_dim,
-        )  # fmt: skip
-        transformer = WanTransformer3DModel(
-            num_attention_heads=2, attention_head_dim=12, in_channels=channels, out_channels=channels, text_dim=16,
-            freq_dim=16, ffn_dim=32, num_layers=2, rope_max_seq_len=32,
-        )  # fmt: skip
-        tokenizer = build_tokenizer()
-        text = UMT5EncoderModel(
-            UMT5Config(vocab_size=len(tokenizer), d_model=16, d_kv=8, d_ff=32, num_layers=1, num_heads=2)
-        )
-    WanPipeline(tokenizer, text, vae, FlowMatchEulerDiscreteScheduler(shift=3.0), transformer).save_pretrained(folder)
-    (folder / "pdmd.json").write_text(json.dumps(SETTINGS))
-    return folder
 
 
 @pytest.fixture(scope="module")

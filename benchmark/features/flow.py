@@ -18,11 +18,13 @@ class PairFlow:
     """The flow from one frame to the next, float32, in pixels of the original frames.
 
     `flow` (H', W', 2) covers the frame; `padded` (H'', W'', 2) is the field with the estimator's own
-    padding still on, which is what VBench scores. Both may be upscaled in extent, never in units.
+    padding still on, which is what VBench scores. Both may be upscaled in extent, never in units. `stride`
+    is how many frames the pair spans.
     """
 
     flow: np.ndarray
     padded: np.ndarray
+    stride: int = 1
 
 
 class FlowEstimator(Protocol):
@@ -42,6 +44,13 @@ class FlowEstimator(Protocol):
 
     def pairs(self, video: np.ndarray) -> Iterator[PairFlow]:
         """Flow of each consecutive pair of uint8 (F, H, W, 3), one at a time."""
+
+
+def pair_indices(frames: int, interval: int = 1) -> list[tuple[int, int]]:
+    """The pairs that optical flow and VBench's dynamic degree want of so many frames: each frame and the next;
+    for an interval over 1, also every interval-th frame and the next such one. By later frame, then by earlier."""
+    pairs = {(i, i + 1) for i in range(frames - 1)} | {(i, i + interval) for i in range(0, frames - interval, interval)}
+    return sorted(pairs, key=lambda pair: (pair[1], pair[0]))
 
 
 def upscale_factor(height: int, width: int) -> int:

@@ -2,14 +2,15 @@
 
 VBench's `raft-things.pth` and torchvision's `raft_large` with C_T_V1 weights are one training of one
 network; either file is accepted. Input in [-1, 1], padded by replication to a multiple of 8, 20 iterations.
-Two savings that leave the result as it is: each frame is encoded once, and the mask head runs after the
-last iteration alone.
+Savings that leave the result as it is, to rounding: each frame goes through each encoder once, whatever the
+pairs that it is in; pairs run together; the mask head runs after the last iteration alone.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +22,13 @@ from torchvision.models.optical_flow._utils import make_coords_grid, upsample_fl
 
 from pdmd.errors import UserError
 
-from ..files import sha256
-from .flow import PairFlow, upscale, upscale_factor, upscale_label
+from .flow import PairFlow, pair_indices, upscale, upscale_factor, upscale_label
+from .weights import SOURCES, Weights, check, read, refused
 
 ITERATIONS = 20
-PAIR_BYTES = 2**29  # of correlation volumes held at a time; sets how many pairs run together
+BATCH_BYTES = 2**30  # aimed at for the pairs that run together; one pair may take more
+CELL_BYTES = 40_000  # that activations take per pair and 8 x 8 cell, beside its correlation volumes; measured
 RAFT_THINGS_SHA256 = "fcfa4125d6418f4de95d84aec20a3c5f4e205101715a79f193243c186ac9a7e1"
-WEIGHTS_HELP = "give --weights raft=FILE with torchvision's raft_large_C_T_V1-22a6c225.pth or VBench's raft-things.pth"
 
 #: RAFT's own module names -> torchvision's, in order of application.
 _RENAMES = (
@@ -62,55 +63,32 @@ def from_raft_names(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor
     return renamed
 
 
-def load_weights(path: Path) -> tuple[dict[str, torch.Tensor], str]:
-    """The state dict under torchvision's names, and what the file's hash says it is.
+def load_weights(path: Path) -> tuple[Weights, str]:
+    """The weights under torchvision's names, and what the file's hash says they are.
 
-    Nothing is unpickled but tensors. Raises UserError for a file that is not RAFT-large weights, one whose
-    name promises another hash, and weights of another training.
+    Batch counters, which old files lack, are filled in. Nothing is unpickled but tensors. Raises UserError for
+    a file that is not RAFT-large weights, one whose name promises another hash, and weights of another training.
     """
-    if not path.is_file():
-        raise UserError(f"RAFT weights: no file {path}; {WEIGHTS_HELP}")
-    digest = sha256(path)
-    promised = re.search(r"-([0-9a-f]{8})\.(pth|safetensors)$", path.name)
-    if promised and not digest.startswith(promised[1]):
-        raise UserError(
-            f"RAFT weights: {path} is damaged (its sha256 starts {digest[:8]}, not {promised[1]}); fetch it again"
-        )
+    takes = SOURCES["raft"].takes
+    weights = read(path, "RAFT-large", takes)
     known = {re.sub(r".*-([0-9a-f]{8})\.pth$", r"\1", w.url): w.name for w in Raft_Large_Weights}
-    training = "C_T_V1" if digest == RAFT_THINGS_SHA256 else known.get(digest[:8], "unrecognised")
+    training = "C_T_V1" if weights.sha256 == RAFT_THINGS_SHA256 else known.get(weights.sha256[:8], "unrecognised")
     if training not in ("C_T_V1", "unrecognised"):
-        raise UserError(f"RAFT weights: {path} is {training}, another training than the metric's; {WEIGHTS_HELP}")
-    try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            state = load_file(path)
-        else:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-        if any(name.removeprefix("module.").startswith("fnet.") for name in state):
-            state = from_raft_names(state)
-        return _as_expected(state), training
-    except Exception as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise UserError(f"RAFT weights: {path} does not hold RAFT-large ({reason[:120]}); {WEIGHTS_HELP}") from None
-
-
-def _as_expected(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The state dict, checked name by name; batch counters, which old files lack, are filled in."""
+        raise UserError(
+            f"RAFT-large weights: {weights.path} is {training}, another training than the metric's; it takes {takes}"
+        )
+    tensors = weights.tensors
+    if any(name.removeprefix("module.").startswith("fnet.") for name in tensors):
+        tensors = from_raft_names(tensors)
     with torch.device("meta"):
         expected = raft_large(weights=None).state_dict()
-    state = dict(state)
-    for name, tensor in expected.items():
-        if name not in state and name.endswith("num_batches_tracked"):
-            state[name] = torch.zeros((), dtype=torch.int64)
-        elif name not in state:
-            raise ValueError(f"it has no {name}")
-        elif state[name].shape != tensor.shape:
-            raise ValueError(f"{name} has shape {tuple(state[name].shape)}, not {tuple(tensor.shape)}")
-        state[name] = state[name].to(tensor.dtype)
-    if extra := set(state) - set(expected):
-        raise ValueError(f"unknown tensor {min(extra)}")
-    return state
+    counters = {n: torch.zeros((), dtype=torch.int64) for n in expected if n.endswith("num_batches_tracked")}
+    tensors = counters | tensors
+    try:
+        check(tensors, expected)
+    except ValueError as error:
+        raise refused(weights.path, "RAFT-large", takes, error) from None
+    return replace(weights, tensors={name: t.to(expected[name].dtype) for name, t in tensors.items()}), training
 
 
 class Raft:
@@ -119,11 +97,11 @@ class Raft:
     suffix = ""
 
     def __init__(self, weights: Path, device: str = "cpu", iterations: int = ITERATIONS) -> None:
-        state, self.training = load_weights(weights)
-        self.weights, self.digest, self.device, self.iterations = weights, sha256(weights), device, iterations
+        held, self.training = load_weights(weights)
+        self.weights, self.digest, self.device, self.iterations = held.path, held.sha256, device, iterations
         with torch.device("meta"):  # no random numbers are drawn
             net = raft_large(weights=None)
-        net.load_state_dict(state, assign=True)
+        net.load_state_dict(held.tensors, assign=True)
         self.net = net.to(device).eval().requires_grad_(False)
 
     def label(self, height: int, width: int) -> str:
@@ -143,43 +121,44 @@ class Raft:
     def comparable(self) -> bool:
         return self.training == "C_T_V1"
 
-    def pairs(self, video: np.ndarray) -> Iterator[PairFlow]:
+    def pairs(self, video: np.ndarray, interval: int = 1) -> Iterator[PairFlow]:
+        """Flow of each frame of uint8 (F, H, W, 3) to the next and, for an interval over 1, of every interval-th
+        frame to the next such one, told apart by `stride`, in the order of each pair's later frame. Holds about
+        BATCH_BYTES and the encoded frames that the pairs at hand want, however long the video."""
         height, width = video.shape[1:3]
         factor = upscale_factor(height, width)
         left, right, top, bottom = padding(height * factor, width * factor)
         cells = (height * factor + top + bottom) * (width * factor + left + right) // 64
-        batch = max(1, PAIR_BYTES // (4 * cells * cells * 4 // 3))
+        batch = max(1, BATCH_BYTES // (cells * (CELL_BYTES + 4 * cells * 4 // 3)))
+        wanted = pair_indices(len(video), interval)
+        features: dict[int, torch.Tensor] = {}
+        contexts: dict[int, torch.Tensor] = {}
+        for start in range(0, len(wanted), batch):
+            firsts, seconds = zip(*wanted[start : start + batch], strict=True)
+            for encoder, held, frames in (
+                (self.net.feature_encoder, features, firsts + seconds),
+                (self.net.context_encoder, contexts, firsts),
+            ):
+                if new := sorted(set(frames) - set(held)):
+                    encoded = encoder(prepared(video[new], factor).to(self.device))
+                    held |= zip(new, encoded, strict=True)
+            flows = self.flow(_stack(features, firsts), _stack(features, seconds), _stack(contexts, firsts))
+            for i, j, padded in zip(firsts, seconds, flows.permute(0, 2, 3, 1).cpu().numpy() / factor, strict=True):
+                inner = padded[top : len(padded) - bottom, left : padded.shape[1] - right]
+                yield PairFlow(inner, padded, stride=j - i)
+            needed = {i for pair in wanted[start + batch :] for i in pair}
+            features, contexts = ({i: held[i].clone() for i in held.keys() & needed} for held in (features, contexts))
 
-        def prepared(frames: np.ndarray) -> torch.Tensor:
-            large = np.stack([upscale(frame, factor) for frame in frames])
-            x = torch.from_numpy(large).to(self.device).permute(0, 3, 1, 2).float() / 127.5 - 1
-            return F.pad(x, (left, right, top, bottom), mode="replicate")
-
-        image = prepared(video[:1])
-        feature = self.encode(image)
-        for start in range(1, len(video), batch):
-            images = torch.cat([image, prepared(video[start : start + batch])])
-            features = torch.cat([feature, self.encode(images[1:])])
-            flows = self.flow(images[:-1], features[:-1], features[1:]).permute(0, 2, 3, 1).cpu().numpy() / factor
-            for padded in flows:
-                yield PairFlow(padded[top : len(padded) - bottom, left : padded.shape[1] - right], padded)
-            image, feature = images[-1:], features[-1:]
-
-    @torch.no_grad()
-    def encode(self, images: torch.Tensor) -> torch.Tensor:
-        """Matching features (n, 256, H / 8, W / 8) of (n, 3, H, W) in [-1, 1]."""
-        return self.net.feature_encoder(images)
-
-    @torch.no_grad()
-    def flow(self, images: torch.Tensor, features0: torch.Tensor, features1: torch.Tensor) -> torch.Tensor:
-        """Flow (n, 2, H, W) from `images` (n, 3, H, W) to the next, whose features are `features1`:
-        torchvision's RAFT.forward after its encoder, upsampling once, at the end."""
+    def flow(self, features0: torch.Tensor, features1: torch.Tensor, contexts: torch.Tensor) -> torch.Tensor:
+        """Flow (n, 2, H, W) in pixels between frames whose matching features are `features0` and `features1`,
+        both (n, 256, H / 8, W / 8), the context encoder's output for the former being `contexts` (likewise):
+        torchvision's RAFT.forward after its encoders, upsampling once, at the end."""
         net = self.net
         net.corr_block.build_pyramid(features0, features1)
-        hidden, context = net.context_encoder(images).split(net.update_block.hidden_state_size, dim=1)
+        hidden, context = contexts.split(net.update_block.hidden_state_size, dim=1)
         hidden, context = torch.tanh(hidden), torch.relu(context)
         n, _, h, w = hidden.shape
-        grid = make_coords_grid(n, h, w, device=str(images.device))
+        grid = make_coords_grid(n, h, w, device=str(hidden.device))
         x = grid
         for _ in range(self.iterations):
             correlation = net.corr_block.index_pyramid(centroids_coords=x)
@@ -188,7 +167,19 @@ class Raft:
         return upsample_flow(flow=x - grid, up_mask=net.mask_predictor(hidden))
 
 
+def prepared(frames: np.ndarray, factor: int) -> torch.Tensor:
+    """Frames uint8 (n, H, W, 3) as the network takes them: upscaled, in [-1, 1], padded to a multiple of 8 by
+    replication, (n, 3, H', W'); the arithmetic of RAFT's own scaling, whose rounding it shares."""
+    large = np.stack([upscale(frame, factor) for frame in frames])
+    x = 2 * (torch.from_numpy(large).permute(0, 3, 1, 2).float() / 255) - 1
+    return F.pad(x, padding(*x.shape[2:]), mode="replicate")
+
+
 def padding(height: int, width: int) -> tuple[int, int, int, int]:
     """Left, right, top and bottom that reach a multiple of 8, as RAFT's InputPadder splits them."""
     across, down = -width % 8, -height % 8
     return across // 2, across - across // 2, down // 2, down - down // 2
+
+
+def _stack(held: Mapping[int, torch.Tensor], frames: Iterable[int]) -> torch.Tensor:
+    return torch.stack([held[i] for i in frames])

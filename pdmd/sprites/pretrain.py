@@ -1,6 +1,7 @@
 """Train the embedded teacher from nothing.
 
     python -m pdmd.sprites.pretrain --work runs/sprites-teacher
+    python -m pdmd.sprites.pretrain --work runs/longer --from pdmd/sprites/teacher
 
 Four stages (autoencoder, latents, transformer, decoder once more), each resumable from its last checkpoint
 in the work folder; the finished pipeline is written to `<work>/pipeline` in the diffusers format.
@@ -29,8 +30,8 @@ TRANSFORMER_CONFIG = dict(
     patch_size=(1, 2, 2),
     num_attention_heads=4,
     attention_head_dim=32,
-    in_channels=8,
-    out_channels=8,
+    in_channels=12,
+    out_channels=12,
     text_dim=64,
     freq_dim=64,
     ffn_dim=512,
@@ -59,7 +60,7 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
     )
 
 
-LATENTS = 16000
+LATENTS = 7000
 CHUNK = 1000
 ENCODED_AT_ONCE = 50
 
@@ -84,15 +85,18 @@ def encode_latents(work: Path, vae: AutoencoderKLWan, device: str) -> tuple[torc
             print(f"latents {c + 1}/{LATENTS // CHUNK}", flush=True)
         chunks.append(torch.load(path, weights_only=True))
     latents = torch.cat(chunks)
-    mean, std = latents.mean((0, 2, 3, 4)), latents.std((0, 2, 3, 4))
-    vae.register_to_config(latents_mean=mean.tolist(), latents_std=std.tolist())
+    if not any(vae.config.latents_mean):  # an earlier pipeline's transformer knows its own normalisation
+        vae.register_to_config(
+            latents_mean=latents.mean((0, 2, 3, 4)).tolist(), latents_std=latents.std((0, 2, 3, 4)).tolist()
+        )
+    mean, std = torch.tensor(vae.config.latents_mean), torch.tensor(vae.config.latents_std)
     return ((latents - mean.view(1, -1, 1, 1, 1)) / std.view(1, -1, 1, 1, 1)).half(), factors
 
 
-STEPS = 11000
-IMAGES_FIRST = 2000  # steps on single frames alone: what things look like costs a fifth of what clips cost
+STEPS = 3100
+IMAGES_FIRST = 1000  # steps on single frames alone: what things look like costs a fifth of what clips cost
 IMAGE_EVERY = 4  # after them, every fourth step trains on single frames
-CLIP_BATCH, IMAGE_BATCH = 64, 192
+CLIP_BATCH, IMAGE_BATCH = 40, 128
 LONG_PADDING = 0.03  # share of steps padded to 512 tokens, the stock pipeline's default
 WARM_UP = 200
 DECAY = 0.3  # share of the steps, the last ones, over which the learning rate falls to zero
@@ -122,14 +126,20 @@ def stratified_t(n: int, generator: torch.Generator) -> torch.Tensor:
     return torch.sigmoid(torch.special.ndtri((torch.arange(n, device=generator.device) + u) / n))
 
 
-def train_transformer(work: Path, vae: AutoencoderKLWan, device: str) -> WanPipeline:
-    """Flow matching on latents of clips and of single frames; the text encoder trains along."""
+def train_transformer(
+    work: Path, vae: AutoencoderKLWan, device: str, earlier: WanPipeline | None = None
+) -> WanPipeline:
+    """Flow matching on latents of clips and of single frames; the text encoder trains along. Both start from
+    an `earlier` pipeline's where there is one."""
     latents, factors = encode_latents(work, vae, device)
     tokenizer = build_tokenizer()
     torch.manual_seed(0)
     transformer = WanTransformer3DModel(**TRANSFORMER_CONFIG).to(device)
     text_encoder = UMT5EncoderModel(UMT5Config(vocab_size=len(tokenizer), **TEXT_CONFIG)).to(device)
     nets = torch.nn.ModuleDict(dict(transformer=transformer, text_encoder=text_encoder))
+    if earlier:
+        transformer.load_state_dict(earlier.transformer.state_dict())
+        text_encoder.load_state_dict(earlier.text_encoder.state_dict())
     ema = torch.optim.swa_utils.AveragedModel(
         nets,
         multi_avg_fn=lambda old, new, n: torch._foreach_lerp_(old, new, 1 - min(EMA, (1 + int(n)) / (10 + int(n)))),
@@ -143,7 +153,7 @@ def train_transformer(work: Path, vae: AutoencoderKLWan, device: str) -> WanPipe
     for step in range(first, STEPS):
         rng = np.random.default_rng([5, step])
         generator = torch.Generator(device).manual_seed(step)
-        image = step < IMAGES_FIRST or step % IMAGE_EVERY == IMAGE_EVERY - 1
+        image = (step < IMAGES_FIRST and not earlier) or step % IMAGE_EVERY == IMAGE_EVERY - 1
         batch = IMAGE_BATCH if image else CLIP_BATCH
         index = rng.integers(0, len(latents), batch)
         x0 = latents[index].to(device).float()
@@ -259,11 +269,13 @@ def draw_curves(work: Path, path: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, default=Path("runs/sprites-teacher"))
+    parser.add_argument("--from", dest="start", type=Path, help="a pipeline to go on with; its autoencoder is kept")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     args = parser.parse_args()
     args.work.mkdir(parents=True, exist_ok=True)
-    vae = train_vae(args.work, args.device)
-    pipeline = train_transformer(args.work, vae, args.device)
+    earlier = WanPipeline.from_pretrained(args.start, torch_dtype=torch.float32) if args.start else None
+    vae = earlier.vae.to(args.device) if earlier else train_vae(args.work, args.device)
+    pipeline = train_transformer(args.work, vae, args.device, earlier)
     polish_decoder(args.work, vae, args.device)
     publish(pipeline, args.work / "pipeline")
     draw_curves(args.work, args.work / "curves.png")

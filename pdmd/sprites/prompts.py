@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from importlib.resources import files
 
 from pdmd.sprites import grammar
-from pdmd.sprites.world import FACTORS
+from pdmd.sprites.world import FACTORS, IMAGE_FACTORS
 
 #: How many motion prompts state a motion and a speed; None leaves it open. 220 in all.
 MOTION_COUNTS: dict[tuple[str | None, str | None], int] = {
@@ -31,6 +31,40 @@ MOTION_COUNTS: dict[tuple[str | None, str | None], int] = {
 }
 #: The other factors: every value of each, and leaving it open, come up equally often.
 _SPREAD = ("count", "size", "colour", "shape", "ground")
+
+
+#: How many diversity prompts state one, two or three of an image's five factors: 21 in all, and each factor
+#: stated by 9, open in 12.
+STATED_COUNTS = {1: 3, 2: 12, 3: 6}
+
+
+def diversity_prompts() -> list[dict[str, object]]:
+    """The diversity suite's prompts, of single images: 21 rows {"id", "text", "tags"}, tagged with the factors
+    that they leave open, ordered so that any first part is mixed.
+
+    Greedy: each next prompt is the one whose factors, then values, then pairs of factors were stated least.
+    """
+    used: Counter[object] = Counter()
+    rows = []
+    every = itertools.product(*((None, *FACTORS[name]) for name in IMAGE_FACTORS))
+    scenes = [{n: v for n, v in zip(IMAGE_FACTORS, values, strict=True) if v is not None} for values in every]
+    for count, times in STATED_COUNTS.items():
+        candidates = {grammar.prompt(s): s for s in scenes if len(s) == count}
+        candidates = {text: s for text, s in candidates.items() if grammar.held_out(text)}
+
+        def cost(text: str, candidates: dict[str, dict[str, str]] = candidates) -> tuple[int, int]:
+            stated = candidates[text]
+            values = sum(used[item] * len(FACTORS[item[0]]) for item in stated.items())
+            pairs = sum(used[pair] for pair in itertools.combinations(stated, 2))
+            return 100 * sum(used[name] for name in stated) + 10 * values + pairs, zlib.crc32(text.encode())
+
+        for _ in range(times):
+            text = min(candidates, key=cost)
+            stated = candidates.pop(text)
+            used.update([*stated, *stated.items(), *itertools.combinations(stated, 2)])
+            rows.append((text, [name for name in IMAGE_FACTORS if name not in stated]))
+    rows.sort(key=lambda row: zlib.crc32(row[0][::-1].encode()))
+    return [{"id": f"d{i:02d}", "text": text, "tags": tags} for i, (text, tags) in enumerate(rows)]
 
 
 def motion_prompts() -> list[dict[str, object]]:
@@ -72,7 +106,7 @@ def _candidates(motion: str | None, speed: str | None) -> Iterator[tuple[str, di
 
 
 #: File name -> what writes it.
-SUITES = {"motion.jsonl": motion_prompts}
+SUITES = {"diversity.jsonl": diversity_prompts, "motion.jsonl": motion_prompts}
 
 
 def as_text(rows: list[dict[str, object]]) -> str:

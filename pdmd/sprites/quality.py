@@ -137,6 +137,7 @@ def table(figures: Mapping[str, Any]) -> str:
 
 def main() -> None:
     from pdmd.sample import Guided, load_model
+    from pdmd.teachers.wan import Wan
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="sprites", help="a run, a student's folder or a teacher")
@@ -146,7 +147,7 @@ def main() -> None:
     args = parser.parse_args()
     model = load_model(args.model, None, args.guidance)
     figures = measure(model, args.n)
-    if isinstance(model, Guided):
+    if isinstance(model, Guided) and isinstance(model.teacher, Wan):
         figures["autoencoder"] = reconstruction(model.teacher.pipeline.vae)
     print(table(figures))
     if args.out:

@@ -25,7 +25,7 @@ class Muon(torch.optim.Optimizer):
         super().__init__(params, dict(lr=lr, momentum=momentum))
 
     @torch.no_grad()
-    def step(self, closure: None = None) -> None:
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
         for group in self.param_groups:
             for p in group["params"]:
                 if p.grad is None:
@@ -85,6 +85,12 @@ def clips(count: int, seed: int, frames: int = world.FRAMES) -> np.ndarray:
     """Renders of `count` scenes of the world's distribution, uint8 (count, frames, H, W, 3)."""
     scenes = (world.sample_scene(np.random.default_rng([seed, i])) for i in range(count))
     return np.stack([world.render(scene, frames) for scene in scenes])
+
+
+def covered(count: int, seed: int) -> np.ndarray:
+    """Where the same scenes show an object, bool (count, FRAMES, H, W)."""
+    scenes = (world.sample_scene(np.random.default_rng([seed, i])) for i in range(count))
+    return np.stack([world.masks(scene).sum(1) > 0.5 for scene in scenes])
 
 
 def to_model(video: np.ndarray) -> torch.Tensor:

@@ -53,7 +53,7 @@ IMAGE_FACTORS = ("count", "size", "colour", "shape", "ground")
 TURN = {"slowly": 1.25 * np.pi, "quickly": 2.0 * np.pi}  # angle that a circling object covers in a clip
 MARGIN = 1.0  # least distance from an object to the frame's edge
 GAP = 4.0  # distance between two objects
-OBJECT_TEXTURE = (0.28, 6.0)  # relative amplitude, period
+OBJECT_TEXTURE = (0.32, 10.0)  # relative amplitude, period
 GROUND_TEXTURE = 16.0  # amplitude in levels of 255
 GROUND_PERIOD = 8  # that of the autoencoder's grid, so that the ground costs it little
 

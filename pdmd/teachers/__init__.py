@@ -4,12 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 from torch import Tensor, nn
 
 from pdmd.errors import UserError
+
+#: A teacher's weight w of guidance: one number, or one for each of its experts.
+Weights = float | Sequence[float]
+C = TypeVar("C", bound="Cond")
+
+
+class Cond(Protocol):
+    """What prompts become for their family, a row a sample: a tensor (n, ...) or a few of them together.
+
+    The trainer only counts rows and picks them: by a slice or by a tensor of indices.
+    """
+
+    def __len__(self) -> int: ...
+    def __getitem__(self: C, index: Any, /) -> C: ...
 
 
 class Teacher(Protocol):
@@ -17,31 +31,38 @@ class Teacher(Protocol):
 
     `frames` is the family's own clip length (1 for images), `fps` its rate, `domain` names the prompts
     it understands, `guidance` the weight w of `guided`, `steps` and `shift` its own sampling grid.
-    Latents x are (n, *shape(frames)), float32; conditions are (n, length, dim).
+    Latents x are (n, *shape(frames)), float32; `cond` is what `encode` made, or rows of it.
     """
 
     name: str
     domain: str
     frames: int
     fps: int
-    guidance: float
     steps: int
-    shift: float
+
+    @property
+    def guidance(self) -> Weights: ...
+    @property
+    def shift(self) -> float: ...
 
     def shape(self, frames: int) -> tuple[int, ...]:
         """Shape of one latent of that many frames."""
 
-    def network(self) -> nn.Module:
-        """A fresh trainable network that starts as the teacher."""
+    def grid(self, steps: int) -> tuple[float, ...]:
+        """The family's own noise levels for that many steps, 1 = t_0 > ... > t_N = 0."""
 
-    def velocity(self, net: nn.Module, x: Tensor, t: Tensor, cond: Tensor) -> Tensor:
+    def network(self, t: float = 1.0) -> nn.Module:
+        """A fresh trainable network that starts as the teacher: as its expert for noise level t, where it
+        has several."""
+
+    def velocity(self, net: nn.Module, x: Tensor, t: Tensor, cond: Any) -> Tensor:
         """A network's velocity at x (n, ...) and t (n,), float32."""
 
-    def guided(self, x: Tensor, t: Tensor, cond: Tensor, guidance: float | None = None) -> Tensor:
-        """The teacher's own velocity with classifier-free guidance, float32, without gradient."""
+    def guided(self, x: Tensor, t: Tensor, cond: Any) -> Tensor:
+        """The teacher's own velocity, guided as its family guides, float32, without gradient."""
 
-    def encode(self, prompts: Sequence[str]) -> Tensor:
-        """Conditions (n, length, dim) of the prompts."""
+    def encode(self, prompts: Sequence[str]) -> Any:
+        """The prompts' conditions (a `Cond`), a row a prompt."""
 
     def decode(self, x: Tensor) -> np.ndarray:
         """Pixels of latents, uint8 (n, frames, H, W, 3)."""
@@ -56,13 +77,13 @@ class Teacher(Protocol):
         """Write the experts as a folder of the family's own format; `steps` is the expert of each step."""
 
 
-def _sprites(guidance: float | None) -> Teacher:
-    from pdmd.teachers.wan import load
+def _sprites(guidance: Weights | None) -> Teacher:
+    from pdmd.teachers.families import load
 
     return load(Path(__file__).parent.parent / "sprites" / "teacher", "sprites", guidance)
 
 
-def _mixture(guidance: float | None) -> Teacher:
+def _mixture(guidance: Weights | None) -> Teacher:
     from pdmd.teachers.mixture import Mixture
 
     if guidance is not None:
@@ -71,18 +92,34 @@ def _mixture(guidance: float | None) -> Teacher:
 
 
 #: The teachers that need no download.
-EMBEDDED: dict[str, Callable[[float | None], Teacher]] = {"sprites": _sprites, "mixture": _mixture}
+EMBEDDED: dict[str, Callable[[Weights | None], Teacher]] = {"sprites": _sprites, "mixture": _mixture}
 
 
-def load_teacher(spec: str, guidance: float | None = None) -> Teacher:
+def load_teacher(spec: str, guidance: Weights | None = None, embeddings: Path | None = None) -> Teacher:
     """A teacher by embedded name, or from a folder in the diffusers format, or by hub id.
 
-    `guidance` replaces the teacher's own weight w. Raises UserError for what is none of these.
+    `guidance` replaces the teacher's own weight w. With `embeddings`, a teacher that is not embedded keeps
+    its prompts' in that folder, and its text encoder in memory only to make them. Raises UserError for
+    what is none of these.
     """
     if spec in EMBEDDED:
         return EMBEDDED[spec](guidance)
     if not Path(spec).exists() and spec.count("/") != 1:
         raise UserError(f"no teacher {spec!r}: give {', '.join(EMBEDDED)}, a diffusers folder or a hub id (owner/name)")
-    from pdmd.teachers.wan import load
+    from pdmd.teachers.families import load
 
-    return load(spec, guidance=guidance)
+    return load(spec, guidance=guidance, embeddings=embeddings)
+
+
+def load_student(folder: Path, count: int) -> tuple[Teacher, list[nn.Module], dict[str, Any]]:
+    """A student's teacher, its `count` experts and its identity, from what `save_student` wrote.
+
+    Raises UserError for what cannot be loaded.
+    """
+    if (folder / "model_index.json").is_file():
+        from pdmd.teachers import families
+
+        return families.load_student(folder, count)
+    from pdmd.teachers import mixture
+
+    return mixture.load_student(folder, count)

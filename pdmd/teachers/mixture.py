@@ -25,7 +25,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from pdmd.errors import UserError
-from pdmd.flow import score_from_velocity, x0_from_velocity
+from pdmd.flow import score_from_velocity, time_grid, x0_from_velocity
 
 #: Least variance of x_t about a mode, where a mixture of points is asked for its velocity near t = 0.
 SMALLEST_VARIANCE = 1e-8
@@ -158,14 +158,17 @@ class Mixture:
     def shape(self, frames: int) -> tuple[int, ...]:
         return (len(self.means[0]),)
 
-    def network(self) -> nn.Module:
+    def grid(self, steps: int) -> tuple[float, ...]:
+        return time_grid(steps, self.shift)
+
+    def network(self, t: float = 1.0) -> nn.Module:
         return copy.deepcopy(_fitted(self))
 
     def velocity(self, net: nn.Module, x: Tensor, t: Tensor, cond: Tensor) -> Tensor:
         return net(x, t)
 
     @torch.no_grad()
-    def guided(self, x: Tensor, t: Tensor, cond: Tensor, guidance: float | None = None) -> Tensor:
+    def guided(self, x: Tensor, t: Tensor, cond: Tensor) -> Tensor:
         """The exact velocity: without conditions there is nothing to guide."""
         return self.exact_velocity(x, t)
 

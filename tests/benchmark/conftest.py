@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
+import huggingface_hub.constants
 import numpy as np
 import pytest
 
@@ -31,6 +32,16 @@ class Renderer:
             for text, seed in zip(prompts, seeds, strict=True)
         ]
         return np.stack([world.render(scene, frames or 5) for scene in scenes])
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_weights_of_the_user(tmp_path_factory) -> Iterator[None]:
+    """The caches that weights are looked for in are empty, whatever this machine has."""
+    empty = tmp_path_factory.mktemp("caches")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TORCH_HOME", str(empty))
+        patch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(empty))
+        yield
 
 
 @pytest.fixture

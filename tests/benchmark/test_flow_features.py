@@ -11,6 +11,7 @@ from torchvision.models.optical_flow import raft_large
 
 from pdmd.benchmark import calibrate_dis
 from pdmd.benchmark.features import flow
+from pdmd.benchmark.features import raft as raft_module
 from pdmd.benchmark.features.dis import Dis
 from pdmd.benchmark.features.raft import Raft, from_raft_names, padding
 from pdmd.errors import UserError
@@ -108,6 +109,40 @@ def test_raft_on_small_frames_is_raft_on_upscaled_ones(weights) -> None:
     assert "upscaled" not in raft.label(128, 256)
     assert not raft.comparable()
     assert "C_T_V1" not in raft.label(64, 64)
+
+
+def test_pairs_of_both_strides_share_their_frames(weights, monkeypatch) -> None:
+    video = np.random.default_rng(0).integers(0, 256, (7, 128, 128, 3), dtype=np.uint8)
+    raft = Raft(weights, iterations=1)
+    separate = {1: list(raft.pairs(video)), 3: list(raft.pairs(video[::3]))}
+    passes: dict[str, list[int]] = {"feature_encoder": [], "context_encoder": [], "mask_predictor": []}
+    for name, sizes in passes.items():
+        getattr(raft.net, name).register_forward_hook(lambda *call, sizes=sizes: sizes.append(len(call[2])))
+    together = list(raft.pairs(video, 3))
+    assert passes == {"feature_encoder": [7], "context_encoder": [6], "mask_predictor": [8]}
+    assert [pair.stride for pair in together] == [1, 1, 3, 1, 1, 1, 3, 1]
+    for sizes in passes.values():
+        sizes.clear()
+    monkeypatch.setattr(raft_module, "BATCH_BYTES", 1)  # a pair at a time
+    singly, held = [], []
+    for pair in (pairs := raft.pairs(video, 3)):
+        singly.append(pair)
+        held.append(len(pairs.gi_frame.f_locals["features"]))
+    assert [sum(sizes) for sizes in passes.values()] == [7, 6, 8]
+    assert max(held) == 3  # the last frame, the last kept one and the new one, however long the video
+    for which in together, singly:
+        for stride, expected in separate.items():
+            found = [pair for pair in which if pair.stride == stride]
+            for a, b in zip(found, expected, strict=True):
+                np.testing.assert_allclose(a.padded, b.padded, atol=1e-5 * abs(b.padded).max())
+
+
+def test_pair_indices_are_each_frame_and_the_next_and_the_kept_ones() -> None:
+    assert flow.pair_indices(1, 4) == []
+    assert flow.pair_indices(3) == [(0, 1), (1, 2)]
+    assert flow.pair_indices(4, 2) == [(0, 1), (0, 2), (1, 2), (2, 3)]
+    assert flow.pair_indices(3, 4) == [(0, 1), (1, 2)]
+    assert [p for p in flow.pair_indices(10, 4) if p[1] - p[0] == 4] == [(0, 4), (4, 8)]
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from torchvision.models.optical_flow import raft_large
 
 from pdmd.benchmark import report, result
 from pdmd.benchmark.features.dis import Dis
+from pdmd.benchmark.motion import Motion
 from pdmd.benchmark.run import run_suite, score_folder
 from pdmd.benchmark.suites import get_suite
 from pdmd.errors import UserError
@@ -42,7 +43,7 @@ def test_every_file_is_there_and_the_numbers_agree(ran) -> None:
         assert metric.interval.low <= metric.value <= metric.interval.high
         assert not metric.comparable_with_paper
     assert {m.metric for m in made.missing} == {"optical_flow", "dynamic_degree"}
-    assert all("--weights raft=" in m.command for m in made.missing)
+    assert all("raft_large_C_T_V1-22a6c225.pth" in m.command for m in made.missing)
     assert all(len(row.split()) == 4 for row in items["pair_scores"])  # 5 frames
     assert "upscaled x2" in made.metric("optical_flow_dis").estimator
     assert len(made.generation["prompts"]["sha256"]) == 64
@@ -76,7 +77,7 @@ def test_a_broken_sample_is_missing_and_the_run_goes_on(ran, tmp_path) -> None:
     folder = tmp_path / "copy"
     shutil.copytree(ran / "one", folder)
     (folder / "media" / "m003-3.mp4").write_bytes(b"not a video")
-    made = score_folder("motion", folder, Dis())
+    made = score_folder("motion", folder, Motion(Dis()))
     assert all(m.n == 9 and m.missing == 1 for m in made.metrics)
     assert "not a readable video" in made.problems["m003-3"]["optical_flow_dis"]
     assert "m003-3" in (folder / "report.md").read_text()
@@ -109,7 +110,7 @@ def test_media_of_anything_else_is_scored_from_its_manifest(ran, tmp_path) -> No
     shutil.copytree(ran / "one" / "media", tmp_path / "theirs" / "media")
     rows = [{"id": "x", "seed": 7, "prompt": "a city at night", "file": "media/m000-0.mp4"}]
     (tmp_path / "theirs" / "manifest.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    made = score_folder("motion", tmp_path / "theirs", Dis())
+    made = score_folder("motion", tmp_path / "theirs", Motion(Dis()))
     assert made.metric("optical_flow_dis").n == 1
     assert made.metric("fidelity") is None
     assert "fidelity" in {m.metric for m in made.missing}

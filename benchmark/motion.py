@@ -1,0 +1,165 @@
+"""The motion suites' numbers: optical flow and dynamic degree of each clip, fidelity beside them.
+
+A clip is scored on its own; memory holds one.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pdmd.errors import UserError
+from pdmd.sprites import reader
+
+from . import metrics, pictures
+from .features import weights
+from .features.dis import Dis
+from .features.flow import FlowEstimator
+from .generate import Sample
+from .media import read_video
+from .result import KINDS, Metric, Missing, no_fidelity, summarise
+from .score import Item, Media, Scored, Track, fidelity
+
+
+@dataclass
+class Clip(Item):
+    """A scored clip. `interval`: VBench keeps every so many-th frame; `scores` are its scores of the kept
+    pairs, pixels; `quirk` is what must be said of its verdict."""
+
+    interval: int = 0
+    estimator: str = ""
+    scores: tuple[float, ...] = ()
+    quirk: str | None = None
+
+    @property
+    def extra(self) -> Mapping[str, object]:
+        return {"interval": self.interval, "pair_scores": " ".join(f"{s:.6g}" for s in self.scores)}
+
+
+class Motion:
+    """Scores clips with an optical-flow estimator: RAFT, or DIS under its own metric names."""
+
+    def __init__(self, estimator: FlowEstimator) -> None:
+        self.estimator = estimator
+
+    def provenance(self) -> dict[str, Any]:
+        return {"flow": self.estimator.provenance()}
+
+    def score(self, media: Media, track: Track) -> Scored:
+        one = (score_clip(media.folder, sample, media.domain, self.estimator) for sample in media.samples)
+        clips: list[Clip] = list(track(one, len(media.samples)))
+        expected = media.prompts * media.seeds or len(media.samples)
+        found, missing = self._summary(clips, expected, media)
+        return Scored(clips, (), expected, found, missing)
+
+    def draw(self, media: Media, scored: Scored) -> dict[str, str]:
+        name = "optical_flow" + self.estimator.suffix
+        flows = [item.values[name] for item in scored.items if name in item.values]
+        if not flows:
+            return {}
+        pictures.draw_clips(media.folder / "clips.png", media.folder, scored.items, name)
+        pictures.draw_flow(media.folder / "flow.png", flows, KINDS["optical_flow"].unit)
+        return {"clips.png": "Clips from least to most flow, first to last frame", "flow.png": "Mean flow of the clips"}
+
+    def _summary(self, clips: Sequence[Clip], expected: int, media: Media) -> tuple[list[Metric], list[Missing]]:
+        """The suite's metrics over all clips, each weighing the same, and those that are missing."""
+        found, missing = [], []
+        labels = "; ".join(sorted({clip.estimator for clip in clips if clip.estimator})) or self.estimator.suffix
+        for base in ("fidelity", "optical_flow", "dynamic_degree"):
+            name = base if base == "fidelity" else base + self.estimator.suffix
+            if name == "fidelity" and media.domain != "sprites":
+                missing.append(no_fidelity(media.domain))
+                continue
+            values = [clip.values[name] for clip in clips if name in clip.values]
+            if name != base:
+                command = f"{weights.fetch_command('raft')} && pdmd bench --suite {media.suite}"
+                missing.append(Missing(base, weights.absence("raft"), command))
+            if not values:
+                reason = next((clip.problems[name] for clip in clips if name in clip.problems), "no sample was made")
+                missing.append(
+                    Missing(name, f"no sample could be scored ({reason})", f"pdmd bench --suite {media.suite}")
+                )
+                continue
+            comparable = base != "fidelity" and media.domain == "open" and self.estimator.comparable()
+            estimator = "pdmd.sprites.reader" if base == "fidelity" else labels
+            details = _details(base, values, clips)
+            found.append(summarise(name, values, expected, estimator, comparable, details))
+        return found, missing
+
+
+def make(given: Mapping[str, Path], device: str = "cpu") -> Motion:
+    """The motion scorer on RAFT where its weights are given or cached, else on DIS. Raises UserError for bad ones."""
+    path = weights.find("raft", given)
+    if path is None:
+        return Motion(Dis())
+    from .features.raft import Raft  # torchvision is slow to import, and only needed here
+
+    return Motion(Raft(path, device))
+
+
+def score_clip(folder: Path, sample: Sample, domain: str, estimator: FlowEstimator) -> Clip:
+    """Score one clip: fidelity (embedded world only), optical flow and dynamic degree."""
+    flow_name, dynamic_name = "optical_flow" + estimator.suffix, "dynamic_degree" + estimator.suffix
+    names = (["fidelity"] if domain == "sprites" else []) + [flow_name, dynamic_name]
+    clip = Clip(sample.id, sample.seed, sample.prompt, sample.file)
+    try:
+        video = read_video(folder / sample.file)
+    except UserError as error:
+        clip.problems = dict.fromkeys(names, str(error))
+        return clip
+    clip.frames, clip.height, clip.width = video.frames.shape[:3]
+    clip.fps, clip.estimator = str(video.fps or ""), estimator.label(clip.height, clip.width)
+    if domain == "sprites":
+        try:
+            clip.values["fidelity"] = fidelity(sample.prompt, reader.read(video.frames))
+        except ValueError as error:
+            clip.problems["fidelity"] = str(error)
+    try:
+        _motion(clip, video.frames, video.fps, estimator, flow_name, dynamic_name)
+    except ValueError as error:
+        clip.problems |= {name: str(error) for name in (flow_name, dynamic_name) if name not in clip.values}
+    return clip
+
+
+def _motion(
+    clip: Clip, frames: np.ndarray, fps: Fraction | None, estimator: FlowEstimator, flow_name: str, dynamic_name: str
+) -> None:
+    """Fill in flow and dynamic degree; where VBench keeps every frame, both share one flow."""
+    clip.interval = metrics.frame_interval(fps) if fps else 1
+    magnitudes, scores = [], []
+    for pair in estimator.pairs(frames):
+        magnitudes.append(metrics.mean_magnitude(pair.flow))
+        if clip.interval == 1:
+            scores.append(metrics.pair_score(pair.padded))
+    if clip.interval > 1:
+        scores = [metrics.pair_score(pair.padded) for pair in estimator.pairs(frames[:: clip.interval])]
+    verdict = metrics.dynamic(scores, clip.height, clip.width)
+    clip.scores, clip.quirk = verdict.scores, metrics.quirk(verdict.kept)
+    if fps or len(frames) == 1:
+        clip.values[dynamic_name] = float(verdict.dynamic)
+    else:
+        clip.problems[dynamic_name] = "the file states no frames a second, which dynamic degree needs"
+    clip.values[flow_name] = metrics.clip_magnitude(magnitudes)
+
+
+def _details(base: str, values: list[float], clips: Sequence[Clip]) -> dict[str, Any]:
+    """What the number cannot be read without."""
+    if base == "fidelity":
+        return {"samples_with_every_factor_right": sum(v == 1 for v in values)}
+    read = [clip for clip in clips if clip.frames]
+    facts = {
+        "fps": sorted({clip.fps for clip in read}),
+        "frames": sorted({clip.frames for clip in read}),
+        "size": sorted({f"{clip.width}x{clip.height}" for clip in read}),
+    }
+    if base == "dynamic_degree":
+        quirks = sorted({clip.quirk for clip in read if clip.quirk})
+        return {"kept_every": sorted({clip.interval for clip in read}), "quirks": quirks, **facts}
+    shares = [v / min(c.height, c.width) for c in clips for k, v in c.values.items() if k.startswith(base)]
+    return {"frame_stride": 1, "median": statistics.median(values), "per_short_side": metrics.mean(shares), **facts}

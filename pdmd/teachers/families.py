@@ -1,0 +1,111 @@
+"""Which adapter reads which pipeline: by the class that its model_index.json names."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import torch
+import transformers
+from huggingface_hub import hf_hub_download
+from huggingface_hub.errors import (
+    EntryNotFoundError,
+    GatedRepoError,
+    HfHubHTTPError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+    RepositoryNotFoundError,
+)
+from torch import nn
+
+from pdmd.embeddings import Embeddings
+from pdmd.errors import UserError, first_line
+from pdmd.teachers import Weights
+from pdmd.teachers.pipeline import PipelineTeacher, expert_names, read_settings
+from pdmd.teachers.qwen_image import QwenImage
+from pdmd.teachers.wan import Wan
+
+#: The families by diffusers' class. One more is one more file and a line here: docs/families.md.
+FAMILIES: dict[str, type[PipelineTeacher]] = {"WanPipeline": Wan, "QwenImagePipeline": QwenImage}
+
+#: What the hub answers, in a line each; the more special error first.
+HUB_ERRORS: dict[type[Exception], str] = {
+    GatedRepoError: "is gated: accept its terms at https://huggingface.co/{0}, then log in with: hf auth login",
+    RepositoryNotFoundError: "is no folder here and no public model on the hub; for a private one: hf auth login",
+    LocalEntryNotFoundError: "is no folder here, not in the cache, and the hub cannot be reached",
+    EntryNotFoundError: "is no diffusers pipeline: it has no model_index.json",
+    HFValidationError: "is no folder here and no valid hub id (owner/name)",
+    HfHubHTTPError: "cannot be had from the hub: it answered with an error",
+}
+#: What diffusers and transformers raise for a folder that is damaged or of another kind.
+LOADING_ERRORS = (OSError, ValueError, TypeError, RuntimeError, KeyError, AttributeError, ImportError)
+
+
+def load(
+    spec: str | Path, name: str | None = None, guidance: Weights | None = None, embeddings: Path | None = None
+) -> PipelineTeacher:
+    """A teacher from a folder or a hub id; where `embeddings` names a folder, prompt embeddings are kept in it.
+    Raises UserError for what is no pipeline, of no family known here, or damaged."""
+    index = find_index(spec)
+    kind = class_name(index)
+    if kind not in FAMILIES:
+        raise UserError(
+            f"{spec} is a {kind}, which is not supported: known are {', '.join(FAMILIES)}; "
+            "docs/families.md says how to add one"
+        )
+    family = FAMILIES[kind]
+    for library in (diffusers.utils.logging, transformers.utils.logging):
+        library.disable_progress_bar()  # loading's bars; ours are for work that takes time
+    without = {} if embeddings is None else {"text_encoder": None}
+    try:
+        folder = index.parent if Path(spec).exists() else Path(family.pipeline_class.download(str(spec)))
+        pipeline = family.pipeline_class.from_pretrained(folder, dtype=torch.float32, **without)
+    except LOADING_ERRORS as error:
+        raise UserError(f"cannot load {spec} as a {kind}: {first_line(error)}") from None
+    settings = read_settings(folder, family.defaults(pipeline))
+    if guidance is not None:
+        settings = replace(settings, guidance=guidance)
+    teacher = family(pipeline, name or Path(spec).name, folder, settings)
+    if embeddings is not None:
+        teacher.embeddings = Embeddings(embeddings, folder)
+    return teacher
+
+
+def find_index(spec: str | Path) -> Path:
+    """model_index.json of a folder, or of a hub id: fetched before the gigabytes, to see what it is."""
+    folder = Path(spec)
+    if folder.exists():
+        if not (folder / "model_index.json").is_file():
+            raise UserError(f"{folder} is no diffusers pipeline: it has no model_index.json")
+        return folder / "model_index.json"
+    try:
+        return Path(hf_hub_download(str(spec), "model_index.json"))
+    except tuple(HUB_ERRORS) as error:
+        message = next(text for kind, text in HUB_ERRORS.items() if isinstance(error, kind))
+        raise UserError(f"{spec} {message.format(spec)}") from None
+
+
+def class_name(index: Path) -> str:
+    """The pipeline's class, as model_index.json names it."""
+    try:
+        return str(json.loads(index.read_text(encoding="utf-8"))["_class_name"])
+    except (OSError, ValueError, KeyError, TypeError):
+        raise UserError(f"{index} is damaged: it names no pipeline class") from None
+
+
+def load_student(folder: Path, count: int) -> tuple[PipelineTeacher, list[nn.Module], dict[str, Any]]:
+    """A student's pipeline, its `count` experts and its identity, from what `save_student` wrote."""
+    own = load(folder)
+    experts: list[nn.Module] = []
+    for name in expert_names(count):
+        net = getattr(own.pipeline, name, None)
+        if net is None:  # the stock pipeline has no place for it
+            try:
+                net = type(own.pipeline.transformer).from_pretrained(folder / name, dtype=torch.float32)
+            except LOADING_ERRORS as error:
+                raise UserError(f"cannot load expert {folder / name}: {first_line(error)}") from None
+        experts.append(net.requires_grad_(False).eval())
+    return own, experts, own.identity() | {"kind": "student"}
