@@ -61,9 +61,7 @@ def sight(outcome: Outcome, scale: str) -> str:
     """How much a gate could have seen at this n and spread."""
     if outcome.unchanged is not None:
         return f"an unchanged model passes {100 * outcome.unchanged:.0f} % of the time"
-    if outcome.power is None:
-        return "–"
-    return "nothing" if outcome.detectable is None else amount([outcome.detectable], scale)
+    return "–" if outcome.detectable is None else amount([outcome.detectable], scale)
 
 
 def notes(comparison: Comparison) -> list[str]:

@@ -186,7 +186,6 @@ def _inner(pair: Pair, gate: Gate) -> float:
 def _not_worse(gate: Gate, pair: Pair, step: Step, alpha: float) -> Outcome:
     """Power at `alpha`, Holm's first and strictest step: that of a loss in this metric alone."""
     scale, margin = pair.scale, _inner(pair, gate)
-    seen = detectable(scale, *pair.loss, margin, alpha)
     return Outcome(
         metric=gate.metric,
         margin=gate.margin,
@@ -196,7 +195,7 @@ def _not_worse(gate: Gate, pair: Pair, step: Step, alpha: float) -> Outcome:
         bound=scale.stated(scale.bound(*pair.loss, step.level)),
         level=step.level,
         adjusted=step.adjusted,
-        detectable=None if seen is None else scale.stated(seen),
+        detectable=scale.stated(detectable(scale, *pair.loss, margin, alpha)),
         power=scale.power(*pair.loss, 2 * margin, margin, alpha),
     )
 

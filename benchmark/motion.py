@@ -8,13 +8,10 @@ from __future__ import annotations
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from pdmd.errors import UserError
+from pdmd.errors import UserError, suggest
 from pdmd.sprites import reader
 
 from . import metrics, pictures
@@ -22,9 +19,14 @@ from .features import weights
 from .features.dis import Dis
 from .features.flow import FlowEstimator
 from .generate import Sample
-from .media import read_video
+from .media import Video, read_video
 from .result import KINDS, Metric, Missing, no_fidelity, summarise
 from .score import Item, Media, Scored, Track, fidelity
+
+if TYPE_CHECKING:
+    from .features.vbench import VBench
+
+IMPLEMENTATIONS = ("pdmd", "vbench")  # of dynamic degree
 
 
 @dataclass
@@ -43,16 +45,18 @@ class Clip(Item):
 
 
 class Motion:
-    """Scores clips with an optical-flow estimator: RAFT, or DIS under its own metric names."""
+    """Scores clips with an optical-flow estimator: RAFT, or DIS under its own metric names. VBench, where given,
+    takes the place of our own dynamic degree."""
 
-    def __init__(self, estimator: FlowEstimator) -> None:
-        self.estimator = estimator
+    def __init__(self, estimator: FlowEstimator, vbench: VBench | None = None) -> None:
+        self.estimator, self.vbench = estimator, vbench
 
     def provenance(self) -> dict[str, Any]:
-        return {"flow": self.estimator.provenance()}
+        second = {"dynamic_degree": self.vbench.provenance()} if self.vbench else {}
+        return {"flow": self.estimator.provenance()} | second
 
     def score(self, media: Media, track: Track) -> Scored:
-        one = (score_clip(media.folder, sample, media.domain, self.estimator) for sample in media.samples)
+        one = (score_clip(media.folder, s, media.domain, self.estimator, self.vbench) for s in media.samples)
         clips: list[Clip] = list(track(one, len(media.samples)))
         expected = media.prompts * media.seeds or len(media.samples)
         found, missing = self._summary(clips, expected, media)
@@ -88,22 +92,33 @@ class Motion:
                 continue
             comparable = base != "fidelity" and media.domain == "open" and self.estimator.comparable()
             estimator = "pdmd.sprites.reader" if base == "fidelity" else labels
+            if base == "dynamic_degree" and self.vbench:
+                estimator = self.vbench.label()
             details = _details(base, values, clips)
             found.append(summarise(name, values, expected, estimator, comparable, details))
         return found, missing
 
 
-def make(given: Mapping[str, Path], device: str = "cpu") -> Motion:
-    """The motion scorer on RAFT where its weights are given or cached, else on DIS. Raises UserError for bad ones."""
+def make(given: Mapping[str, Path], device: str = "cpu", dynamic_degree: str = "pdmd") -> Motion:
+    """The motion scorer on RAFT where its weights are given or cached, else on DIS; dynamic degree by one of
+    IMPLEMENTATIONS. Raises UserError for bad weights, and where VBench or the weights that it needs are absent."""
+    if dynamic_degree not in IMPLEMENTATIONS:
+        raise UserError(f"no dynamic degree {dynamic_degree!r}: {suggest(dynamic_degree, IMPLEMENTATIONS)}")
     path = weights.find("raft", given)
     if path is None:
+        if dynamic_degree == "vbench":
+            get = weights.fetch_command("raft")
+            raise UserError(f"--dynamic-degree vbench: {weights.absence('raft')}; get them by {get}")
         return Motion(Dis())
     from .features.raft import Raft  # torchvision is slow to import, and only needed here
+    from .features.vbench import VBench
 
-    return Motion(Raft(path, device))
+    return Motion(Raft(path, device), VBench(path, device) if dynamic_degree == "vbench" else None)
 
 
-def score_clip(folder: Path, sample: Sample, domain: str, estimator: FlowEstimator) -> Clip:
+def score_clip(
+    folder: Path, sample: Sample, domain: str, estimator: FlowEstimator, vbench: VBench | None = None
+) -> Clip:
     """Score one clip: fidelity (embedded world only), optical flow and dynamic degree."""
     flow_name, dynamic_name = "optical_flow" + estimator.suffix, "dynamic_degree" + estimator.suffix
     names = (["fidelity"] if domain == "sprites" else []) + [flow_name, dynamic_name]
@@ -121,31 +136,42 @@ def score_clip(folder: Path, sample: Sample, domain: str, estimator: FlowEstimat
         except ValueError as error:
             clip.problems["fidelity"] = str(error)
     try:
-        _motion(clip, video.frames, video.fps, estimator, flow_name, dynamic_name)
+        _motion(clip, folder / sample.file, video, estimator, vbench, flow_name, dynamic_name)
     except ValueError as error:
         clip.problems |= {name: str(error) for name in (flow_name, dynamic_name) if name not in clip.values}
     return clip
 
 
 def _motion(
-    clip: Clip, frames: np.ndarray, fps: Fraction | None, estimator: FlowEstimator, flow_name: str, dynamic_name: str
+    clip: Clip,
+    path: Path,
+    video: Video,
+    estimator: FlowEstimator,
+    vbench: VBench | None,
+    flow_name: str,
+    dynamic_name: str,
 ) -> None:
-    """Fill in flow and dynamic degree; where VBench keeps every frame, both share one flow."""
-    clip.interval = metrics.frame_interval(fps) if fps else 1
+    """Fill in flow and dynamic degree. Both share their frames, and their pairs where VBench keeps every frame."""
+    clip.interval = metrics.frame_interval(video.fps) if video.fps else 1
     magnitudes, scores = [], []
-    for pair in estimator.pairs(frames):
-        magnitudes.append(metrics.mean_magnitude(pair.flow))
-        if clip.interval == 1:
+    for pair in estimator.pairs(video.frames, 1 if vbench else clip.interval):
+        if pair.stride == 1:
+            magnitudes.append(metrics.mean_magnitude(pair.flow))
+        if pair.stride == clip.interval and not vbench:
             scores.append(metrics.pair_score(pair.padded))
-    if clip.interval > 1:
-        scores = [metrics.pair_score(pair.padded) for pair in estimator.pairs(frames[:: clip.interval])]
-    verdict = metrics.dynamic(scores, clip.height, clip.width)
+    if magnitudes:
+        clip.values[flow_name] = metrics.clip_magnitude(magnitudes)
+    if vbench and len(video.frames) > 1:
+        verdict = vbench.dynamic(path)
+    else:
+        verdict = metrics.dynamic(scores, clip.height, clip.width)
     clip.scores, clip.quirk = verdict.scores, metrics.quirk(verdict.kept)
-    if fps or len(frames) == 1:
+    if video.fps or len(video.frames) == 1:
         clip.values[dynamic_name] = float(verdict.dynamic)
     else:
         clip.problems[dynamic_name] = "the file states no frames a second, which dynamic degree needs"
-    clip.values[flow_name] = metrics.clip_magnitude(magnitudes)
+    if not magnitudes:
+        raise ValueError("a clip of one frame has no flow")
 
 
 def _details(base: str, values: list[float], clips: Sequence[Clip]) -> dict[str, Any]:

@@ -90,7 +90,7 @@ def share_power(first: np.ndarray, second: np.ndarray, drop: float, margin: floa
     Of those yeses, `both` then differ and `second` no longer do, so that psi, the share of prompts that differ,
     grows by (both - second) / (both + second) of that loss. A single difference has the variance psi - drop^2.
     """
-    found = cells(first, second)
+    found, drop = cells(first, second), min(drop, 1.0)
     yes = found.both + found.second
     turned = (found.both - found.second) / yes if yes else 1.0
     further = drop - (found.first - found.second) / found.n
@@ -172,22 +172,19 @@ class Pair:
         return (self.old, self.new) if self.direction == "higher" else (self.new, self.old)
 
 
-def detectable(scale: Scale, first: np.ndarray, second: np.ndarray, margin: float, alpha: float) -> float | None:
+def detectable(scale: Scale, first: np.ndarray, second: np.ndarray, margin: float, alpha: float) -> float:
     """The smallest true drop, on the scale, whose bound at 1 - alpha passes the margin with a chance of POWER at
-    this n and spread. None where no drop does: of shares, the whole can be lost and no more."""
+    this n and spread; the margin itself where nothing spreads."""
 
     def short(drop: float) -> float:
         return scale.power(first, second, drop, margin, alpha) - POWER
 
-    if scale is SHARE:
-        most = 1.0
-    elif (step := float(scale.drops(first, second).std(ddof=1))) == 0:
+    step = 1 - margin if scale is SHARE else float(scale.drops(first, second).std(ddof=1))
+    if step == 0:
         return margin
-    else:
-        most = margin + step
-        while short(most) < 0:
-            most += most - margin
-    return float(optimize.brentq(short, margin, most)) if short(most) >= 0 else None
+    while short(margin + step) < 0:
+        step *= 2
+    return float(optimize.brentq(short, margin, margin + step))
 
 
 def verdict(gain: Interval | None, margin: float | None) -> str:

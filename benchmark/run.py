@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,7 @@ def run_suite(
     batch_size: int = BATCH_SIZE,
     prompts: Path | None = None,
     limit: int | None = None,
+    dynamic_degree: str = "pdmd",
     device: str = "cpu",
     quiet: bool = False,
 ) -> list[Path]:
@@ -45,11 +47,14 @@ def run_suite(
     Each model gets out/NAME/ with media/, manifest.jsonl, generation.json, items.csv, result.json, report.md
     and its pictures, for diversity also prompts.csv; several models also get a joint out/report.md. Samples
     already there are kept. `weights` are files by network (features/weights.py), `prompts` replaces the
-    suite's own file, `limit` takes its first prompts alone, `device` is where the networks of the metrics
-    run. Raises UserError for bad input, before anything is made.
+    suite's own file, `limit` takes its first prompts alone, `dynamic_degree` is one of motion.IMPLEMENTATIONS,
+    `device` is where the networks of the metrics run. Raises UserError for bad input, before anything is made.
     """
     check_names(weights or {})
-    scorer = SCORERS[suite.name](weights or {}, device)
+    make = SCORERS[suite.name]
+    if make is motion.make:
+        make = partial(motion.make, dynamic_degree=dynamic_degree)
+    scorer = make(weights or {}, device)
     sets = [load_prompts(suite, model.domain, prompts) for model in models]
     if limit is not None and limit < 1:
         raise UserError(f"limit {limit}: a run needs at least one prompt")

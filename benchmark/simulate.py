@@ -11,6 +11,7 @@ import argparse
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -77,11 +78,17 @@ def coverage(intervals: Sequence[Interval | None], truth: float) -> Coverage:
     return Coverage(1 - below - above, below, above)
 
 
+@cache
+def true_mean(shape: Shape) -> float:
+    """The mean of one model's metric over 10 TRUTH prompts."""
+    return float(shape.draw(np.random.default_rng(0), 10 * TRUTH, 0.0)[0].mean())
+
+
 def single(
     shape: Shape, n: int, runs: int, seed: int, methods: dict[str, Callable[[np.ndarray], Interval | None]] = METHODS
 ) -> dict[str, Coverage]:
     """Coverage of one model's mean over n prompts, by method, on the same draws."""
-    truth = float(shape.draw(np.random.default_rng(0), 10 * TRUTH, 0.0)[0].mean())
+    truth = true_mean(shape)
     rng = np.random.default_rng([seed, n])
     drawn = [shape.draw(rng, n, 0.0)[0] for _ in range(runs)]
     return {name: coverage([method(x) for x in drawn], truth) for name, method in methods.items()}
@@ -185,7 +192,10 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("reports/simulation"))
     args = parser.parse_args()
     start = time.process_time()
-    parts = [f(args.runs, args.seed) for f in (single_table, difference_table, gate_table)]
+    parts = []
+    for make in (single_table, difference_table, gate_table):
+        parts.append(make(args.runs, args.seed))
+        print(parts[-1], flush=True)
     git = git_commit()
     commit = git["commit"] + " with changes" * git["changed"] if git else "none yet"
     error = 100 * np.sqrt(0.05 * 0.95 / args.runs)
@@ -219,7 +229,6 @@ gate fails; in the others, in which the gate of that metric does.
 {parts[2]}
 """
     write_text(args.out / "README.md", text)
-    print(text)
 
 
 if __name__ == "__main__":

@@ -81,7 +81,7 @@ def hall_interval(values: ArrayLike, level: float = LEVEL) -> Interval | None:
     x = _checked(values)
     if (plain := t_interval(x, level)) is None or np.ptp(x) == 0:
         return plain
-    n, s, g = len(x), x.std(ddof=1), float(stats.skew(x))
+    n, s, g = len(x), x.std(ddof=1), ((x - x.mean()) ** 3).mean() / x.std() ** 3
     if abs(g) < SYMMETRIC:
         return plain
     y = stats.t.ppf([(1 + level) / 2, (1 - level) / 2], n - 1) / np.sqrt(n)

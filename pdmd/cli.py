@@ -126,6 +126,9 @@ def bench(
     ] = None,
     prompts: Annotated[Path | None, typer.Option(help="A JSON Lines file instead of the suite's own.")] = None,
     limit: Annotated[int | None, typer.Option(help="Only the first so many prompts.")] = None,
+    dynamic_degree: Annotated[
+        str, typer.Option(help="pdmd, or vbench: VBench's own class, slower, installed apart.")
+    ] = "pdmd",
     batch_size: Annotated[int, typer.Option(help="Samples made at once; changes no result.")] = 8,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress bars.")] = False,
 ) -> None:
@@ -151,7 +154,15 @@ def bench(
     for one in chosen:
         folder = (out or Path("bench")) / one.name if suite == ALL or out is None else out
         results = run_suite(
-            one, models, folder, files, batch_size=batch_size, prompts=prompts, limit=limit, quiet=quiet
+            one,
+            models,
+            folder,
+            files,
+            batch_size=batch_size,
+            prompts=prompts,
+            limit=limit,
+            dynamic_degree=dynamic_degree,
+            quiet=quiet,
         )
         for path in results:
             print(f"report: {path.with_name('report.md')}")

@@ -67,7 +67,12 @@ class Dis:
         dis.setVariationalRefinementIterations(0)
         return dis
 
-    def pairs(self, video: np.ndarray) -> Iterator[PairFlow]:
+    def pairs(self, video: np.ndarray, interval: int = 1) -> Iterator[PairFlow]:
+        for stride in sorted({1, interval}):
+            for flow in self._consecutive(video[::stride]):
+                yield PairFlow(flow, flow, stride)
+
+    def _consecutive(self, video: np.ndarray) -> Iterator[np.ndarray]:
         factor = upscale_factor(*video.shape[1:3])
         before = None
         for frame in video:
@@ -75,8 +80,7 @@ class Dis:
             if before is not None:
                 there = shrink(self._dis.calc(before[1], large, None), factor)
                 back = shrink(self._dis.calc(large, before[1], None), factor)
-                kept = supported(there, back, before[0], luma)
-                yield PairFlow(kept, kept)
+                yield supported(there, back, before[0], luma)
             before = luma, large
 
 

@@ -42,8 +42,9 @@ class FlowEstimator(Protocol):
     def comparable(self) -> bool:
         """Whether it is the paper's estimator, with weights known by their hash."""
 
-    def pairs(self, video: np.ndarray) -> Iterator[PairFlow]:
-        """Flow of each consecutive pair of uint8 (F, H, W, 3), one at a time."""
+    def pairs(self, video: np.ndarray, interval: int = 1) -> Iterator[PairFlow]:
+        """Flow of each frame of uint8 (F, H, W, 3) to the next and, for an interval over 1, of every interval-th
+        frame to the next such one, one pair at a time, told apart by `stride`; in the order of time within each."""
 
 
 def pair_indices(frames: int, interval: int = 1) -> list[tuple[int, int]]:

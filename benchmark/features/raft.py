@@ -122,9 +122,8 @@ class Raft:
         return self.training == "C_T_V1"
 
     def pairs(self, video: np.ndarray, interval: int = 1) -> Iterator[PairFlow]:
-        """Flow of each frame of uint8 (F, H, W, 3) to the next and, for an interval over 1, of every interval-th
-        frame to the next such one, told apart by `stride`, in the order of each pair's later frame. Holds about
-        BATCH_BYTES and the encoded frames that the pairs at hand want, however long the video."""
+        """As FlowEstimator says, in the order of each pair's later frame. Holds about BATCH_BYTES and the
+        encoded frames that the pairs at hand want, however long the video."""
         height, width = video.shape[1:3]
         factor = upscale_factor(height, width)
         left, right, top, bottom = padding(height * factor, width * factor)

@@ -60,7 +60,7 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
     )
 
 
-LATENTS = 7000
+LATENTS = 16000
 CHUNK = 1000
 ENCODED_AT_ONCE = 50
 
@@ -93,10 +93,10 @@ def encode_latents(work: Path, vae: AutoencoderKLWan, device: str) -> tuple[torc
     return ((latents - mean.view(1, -1, 1, 1, 1)) / std.view(1, -1, 1, 1, 1)).half(), factors
 
 
-STEPS = 3100
-IMAGES_FIRST = 1000  # steps on single frames alone: what things look like costs a fifth of what clips cost
+STEPS = 16000
+IMAGES_FIRST = 2000  # steps on single frames alone: what things look like costs a fifth of what clips cost
 IMAGE_EVERY = 4  # after them, every fourth step trains on single frames
-CLIP_BATCH, IMAGE_BATCH = 40, 128
+CLIP_BATCH, IMAGE_BATCH = 64, 192
 LONG_PADDING = 0.03  # share of steps padded to 512 tokens, the stock pipeline's default
 WARM_UP = 200
 DECAY = 0.3  # share of the steps, the last ones, over which the learning rate falls to zero

@@ -20,7 +20,7 @@ from pdmd.benchmark.compare import Comparison, compare
 from pdmd.benchmark.gates import FAILED, NOT_MEASURED, PASSED
 from pdmd.errors import UserError
 
-N = 220
+N = 60
 PROMPT = 'a "red" <circle> | & *moving*\x07 ünd 圆'
 CODEC = {"codec": "libx264", "crf": 12}
 FLOW_ESTIMATOR = {"name": "dis-1", "opencv": "5.0", "device": "cpu"}
@@ -93,6 +93,12 @@ def test_a_result_against_itself_is_the_same(old) -> None:
     assert status(made)["optical_flow"] == NOT_MEASURED
 
 
+def test_prompts_are_joined_by_id_whatever_their_order(old, tmp_path) -> None:
+    turned = compare(old, write(tmp_path / "new", flow(1), rows=lambda rows: rows.reverse()))
+    assert all(m.old == m.new for c in turned.changes for m in c.prompts)
+    assert turned.passed
+
+
 def test_the_change_is_new_against_old_on_the_metric_s_scale(old, tmp_path) -> None:
     values = flow(1)
     values["optical_flow_dis"] = np.where(values["optical_flow_dis"] > 0, values["optical_flow_dis"] + 1, 0)
@@ -162,7 +168,7 @@ def test_without_fidelity_the_gate_fails_unless_the_file_says_otherwise(tmp_path
 @pytest.mark.parametrize(
     ("rows", "says"),
     [
-        (lambda rows: rows.pop(3), "1 of 220 are missing"),
+        (lambda rows: rows.pop(3), f"1 of {N} are missing"),
         (lambda rows: rows.append(rows[3]), "m003-3 comes 2 times"),
         (lambda rows: rows[3].__setitem__(9, "nan"), "m003-3 is 'nan', not a number"),
         (lambda rows: rows[3].__setitem__(9, "inf"), "m003-3 is 'inf', not a number"),
@@ -244,7 +250,7 @@ def put(*keys: str) -> Callable[[dict[str, Any], Any], None]:
         (put("generation", "suite", "own_noise"), False, ("noise", "true", "false")),
         (put("generation", "prompts", "sha256"), "cd" * 32, ("sha256", "ab" * 32, "cd" * 32)),
         (put("generation", "prompts", "version"), 7, ("prompt version", "1", "7")),
-        (put("generation", "prompts", "n"), 10, ("number of prompts", "220", "10")),
+        (put("generation", "prompts", "n"), 10, ("number of prompts", str(N), "10")),
         (put("generation", "media", "fps"), "24", ("frames a second", "8", "24")),
         (put("generation", "media", "video"), {"codec": "vp9"}, ("codec", "libx264", "vp9")),
         (put("provenance", "flow", "opencv"), "4.10", ("opencv of the flow estimator", "5.0", "4.10")),

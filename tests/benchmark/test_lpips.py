@@ -89,8 +89,9 @@ def test_the_trunk_sees_each_image_once_and_in_the_right_range(alex, images) -> 
 def test_company_changes_nothing(alex, images) -> None:
     measured = Lpips(alex)
     all_of_them = measured.distances(images)
-    np.testing.assert_array_equal(measured.distances(images[1:3]), all_of_them[1:3, 1:3])
-    np.testing.assert_array_equal(measured.distances(images[::-1]), all_of_them[::-1, ::-1])
+    # Not bit for bit: a batch of another size is shared out to the cores in another way.
+    np.testing.assert_allclose(measured.distances(images[1:3]), all_of_them[1:3, 1:3], rtol=0, atol=1e-7)
+    np.testing.assert_allclose(measured.distances(images[::-1]), all_of_them[::-1, ::-1], rtol=0, atol=1e-7)
 
 
 def test_other_ranges_and_tiny_images_are_refused(alex, images) -> None:

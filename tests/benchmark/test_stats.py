@@ -189,9 +189,9 @@ def test_holm_is_bonferroni_closed(p_values) -> None:
 
 
 @pytest.mark.parametrize("n", [21, 220])
-@pytest.mark.parametrize("shape", [MOTION[1], DIVERSITY[0], DIVERSITY[1], DIVERSITY[2]], ids=lambda s: s.metric)
+@pytest.mark.parametrize("shape", [MOTION[1], DIVERSITY[0], DIVERSITY[1]], ids=lambda s: s.metric)
 def test_one_model_s_interval_covers_what_it_promises(shape, n: int) -> None:
-    found = single(shape, n, 2000, 0, {"hall": stats.hall_interval})["hall"]
+    found = single(shape, n, 1200, 0, {"hall": stats.hall_interval})["hall"]
     assert 0.935 <= found.holds <= 0.965
     assert max(found.below, found.above) < 0.05
 

@@ -13,10 +13,11 @@ import numpy as np
 import pytest
 import torch
 
-from pdmd.benchmark import media, metrics
+from pdmd.benchmark import media, metrics, motion
 from pdmd.benchmark.features import flow
 from pdmd.benchmark.features.raft import Raft
 from pdmd.benchmark.features.vbench import INSTALL, VBench
+from pdmd.benchmark.generate import Sample
 from pdmd.errors import UserError
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # VBench calls PyTorch in old ways
@@ -161,6 +162,27 @@ def test_the_second_implementation_is_the_class_itself(checkpoint, oracle, raft,
     with pytest.raises(ValueError, match="reads no frame"):
         second.dynamic(tmp_path / "torchvision.pth")
     assert second.dynamic(write_exact(tmp_path / "one.mp4", textured(1, 128, 128, 2), 8)).dynamic is False
+
+
+def test_the_suite_takes_vbenchs_verdict_beside_its_own_flow(checkpoint, raft, tmp_path) -> None:
+    media.write_video(tmp_path / "clip.mp4", textured(3, 128, 128, 2), 8)
+    sample = Sample("a", "", 0, "clip.mp4")
+    second, quick = VBench(checkpoint), Raft(checkpoint, iterations=1)
+    clip = motion.score_clip(tmp_path, sample, "open", quick, second)
+    flow_alone = motion.score_clip(tmp_path, sample, "open", quick)
+    assert clip.values == {"optical_flow": flow_alone.values["optical_flow"], "dynamic_degree": 1.0}
+    assert clip.scores == second.dynamic(tmp_path / "clip.mp4").scores != flow_alone.scores
+    media.write_video(tmp_path / "small.mp4", textured(3, 64, 64, 2), 8)
+    clip = motion.score_clip(tmp_path, Sample("b", "", 0, "small.mp4"), "open", quick, second)
+    assert set(clip.values) == {"optical_flow"}
+    assert "120 pixels" in clip.problems["dynamic_degree"]
+
+
+def test_a_bad_implementation_or_missing_weights_are_one_line() -> None:
+    with pytest.raises(UserError, match="did you mean 'vbench'"):
+        motion.make({}, dynamic_degree="vbenc")
+    with pytest.raises(UserError, match="no RAFT-large weights"):
+        motion.make({}, dynamic_degree="vbench")
 
 
 def test_small_sides(checkpoint, oracle, raft, tmp_path) -> None:
