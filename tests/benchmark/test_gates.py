@@ -134,12 +134,12 @@ def test_a_problem_fails_a_gate_and_leaves_the_others_their_level() -> None:
 def test_two_results_of_one_model_hardly_ever_alarm(suite: str) -> None:
     shapes, n = SUITES[suite]
     shapes = shapes[:3]
-    assert rates(shapes, n, default_gates(suite), {}, 300, 0).alarm <= 0.05
+    assert rates(shapes, n, default_gates(suite), {}, 150, 0).alarm <= 0.05
 
 
 def test_losses_of_exactly_the_margins_alarm_in_5_percent_over_all_gates() -> None:
     gates = default_gates("motion")
-    alarm = rates(MOTION, 220, gates, inner_margins(gates, MOTION), 600, 0).alarm
+    alarm = rates(MOTION, 220, gates, inner_margins(gates, MOTION), 500, 0).alarm
     assert 0.01 <= alarm <= 0.065  # 0.05 and one and a half standard errors
 
 
@@ -149,9 +149,9 @@ def test_one_margin_beyond_the_margin_is_caught_or_n_is_said_to_be_too_small(sha
     shapes, n = (MOTION, 220) if suite == "motion" else (DIVERSITY[:3], 21)
     gates = default_gates(suite)
     losses = {shape.metric: 2 * inner_margins(gates, shapes)[shape.metric]}
-    found = rates(shapes, n, gates, losses, 300, 0)
+    found = rates(shapes, n, gates, losses, 250, 0)
     assert found.caught[shape.metric] >= 0.78
-    few = rates(shapes, 15, gates, losses, 150, 0)
+    few = rates(shapes, 15, gates, losses, 60, 0)
     assert few.caught[shape.metric] < 0.8
     assert few.blind[shape.metric] >= 0.6
 
@@ -160,6 +160,6 @@ def test_non_inferior_lets_through_at_most_5_percent_of_what_loses_its_margin() 
     gates = default_gates("motion")
     strict = replace(gates, gates=tuple(replace(gate, require=NON_INFERIOR) for gate in gates.gates))
     margins = inner_margins(gates, MOTION)
-    found = rates(MOTION, 220, strict, {"optical_flow": margins["optical_flow"]}, 400, 0)
+    found = rates(MOTION, 220, strict, {"optical_flow": margins["optical_flow"]}, 300, 0)
     assert 0.92 <= found.caught["optical_flow"] <= 0.98
-    assert rates(MOTION, 220, strict, {}, 200, 0).alarm < 0.5
+    assert rates(MOTION, 220, strict, {}, 60, 0).alarm < 0.5

@@ -64,7 +64,7 @@ def test_a_loss_is_the_old_one_s_lead_where_higher_is_better() -> None:
 
 def test_t_power_is_how_often_the_test_rejects() -> None:
     rng, alpha, distance = np.random.default_rng(1), 0.025, 0.6
-    drawn = rng.normal(size=(3000, 21))
+    drawn = rng.normal(size=(2500, 21))
     rejected = np.mean([stats.t_beyond(x + distance, 0.0) < alpha for x in drawn])
     spread = (drawn[0] - drawn[0].mean()) / drawn[0].std(ddof=1)
     assert paired.t_power(spread, distance, alpha) == pytest.approx(rejected, abs=0.03)
@@ -76,7 +76,7 @@ def test_t_power_is_how_often_the_test_rejects() -> None:
 def test_share_power_is_how_often_newcombe_s_bound_passes_the_margin() -> None:
     shape, margin, alpha = MOTION[2], 0.12, 0.025
     rng, effect = np.random.default_rng(2), effect_for(MOTION[2], 0.24)
-    pairs = [shape.pair(rng, 220, effect) for _ in range(1500)]
+    pairs = [shape.pair(rng, 220, effect) for _ in range(800)]
     passed = np.mean([SHARE.beyond(*p.loss, margin) < alpha for p in pairs])
     said = np.median([SHARE.power(*p.loss, 0.24, margin, alpha) for p in pairs])
     before = np.median([SHARE.power(*shape.pair(rng, 220, 0.0).loss, 0.24, margin, alpha) for _ in range(100)])
@@ -134,14 +134,14 @@ def test_the_interval_of_a_difference_covers_at_n_21(shape, loss: float) -> None
 
 @pytest.mark.parametrize("shape", [MOTION[0], MOTION[2], DIVERSITY[1]], ids=lambda s: s.metric)
 def test_the_interval_of_a_difference_covers_at_n_220(shape) -> None:
-    assert 0.935 <= of_difference(shape, 220, 0.05, 1500, 0).holds <= 0.965
+    assert 0.935 <= of_difference(shape, 220, 0.05, 1200, 0).holds <= 0.965
 
 
 def test_bca_covers_log_flow_at_n_220_and_not_at_n_21() -> None:
     shape, holds = MOTION[1], {}
-    for n, runs in ((21, 1000), (220, 500)):
+    for n, runs in ((21, 600), (220, 400)):
         rng = np.random.default_rng(n)
         drops = [RATIO.drops(*shape.pair(rng, n, 0.0).loss) for _ in range(runs)]
-        found = [stats.bca_interval(x, resamples=999) for x in drops]
+        found = [stats.bca_interval(x, resamples=499) for x in drops]
         holds[n] = np.mean([i.low <= 0 <= i.high for i in found if i is not None])
     assert holds[21] < 0.935 <= holds[220] <= 0.965
