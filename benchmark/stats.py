@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy import optimize, stats
+from scipy import optimize, special, stats
 
 LEVEL = 0.95
 RESAMPLES = 9999
@@ -66,7 +66,7 @@ def t_interval(values: ArrayLike, level: float = LEVEL) -> Interval | None:
     x = _checked(values)
     if len(x) < 2:
         return None
-    half = stats.t.ppf((1 + level) / 2, len(x) - 1) * x.std(ddof=1) / np.sqrt(len(x))
+    half = special.stdtrit(len(x) - 1, (1 + level) / 2) * x.std(ddof=1) / np.sqrt(len(x))
     return Interval(float(x.mean() - half), float(x.mean() + half), level, "t over prompts")
 
 
@@ -84,7 +84,7 @@ def hall_interval(values: ArrayLike, level: float = LEVEL) -> Interval | None:
     n, s, g = len(x), x.std(ddof=1), ((x - x.mean()) ** 3).mean() / x.std() ** 3
     if abs(g) < SYMMETRIC:
         return plain
-    y = stats.t.ppf([(1 + level) / 2, (1 - level) / 2], n - 1) / np.sqrt(n)
+    y = special.stdtrit(n - 1, [(1 + level) / 2, (1 - level) / 2]) / np.sqrt(n)
     low, high = x.mean() - s * 3 / g * (np.cbrt(1 + g * (y - g / (6 * n))) - 1)
     return Interval(float(low), float(high), level, "t over prompts, skewness removed")
 
@@ -117,7 +117,7 @@ def newcombe_interval(cells: Cells, level: float = LEVEL) -> Interval | None:
     """Newcombe's interval of (share of first) - (share of second) over the same prompts; None for n = 0."""
     if cells.n == 0:
         return None
-    low, high = _newcombe(cells, float(stats.norm.ppf((1 + level) / 2)))
+    low, high = _newcombe(cells, float(special.ndtri((1 + level) / 2)))
     return Interval(low, high, level, "Newcombe over prompts, method 10")
 
 
@@ -133,7 +133,7 @@ def newcombe_beyond(cells: Cells, margin: float) -> float:
         return (_newcombe(cells, z)[side] - margin) * (-1) ** side
 
     z = SURE if gap(SURE) > 0 else float(optimize.brentq(gap, 0.0, SURE))
-    return float(stats.norm.cdf(z) if side else stats.norm.sf(z))
+    return float(special.ndtr(z if side else -z))
 
 
 def _newcombe(cells: Cells, z: float) -> tuple[float, float]:
@@ -202,13 +202,13 @@ def t_beyond(differences: ArrayLike, margin: float) -> float:
     x = _checked(differences)
     if np.ptp(x) == 0:
         return float(x[0] <= margin)
-    return float(stats.t.sf((x.mean() - margin) / x.std(ddof=1) * np.sqrt(len(x)), len(x) - 1))
+    return float(special.stdtr(len(x) - 1, (margin - x.mean()) / x.std(ddof=1) * np.sqrt(len(x))))
 
 
 def t_bound(differences: ArrayLike, level: float) -> float:
     """Student's one-sided lower confidence bound of a mean difference, n >= 2."""
     x = _checked(differences)
-    return float(x.mean() - stats.t.ppf(level, len(x) - 1) * x.std(ddof=1) / np.sqrt(len(x)))
+    return float(x.mean() - special.stdtrit(len(x) - 1, level) * x.std(ddof=1) / np.sqrt(len(x)))
 
 
 def holm(p_values: Sequence[float], alpha: float) -> list[Step]:

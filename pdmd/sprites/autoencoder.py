@@ -25,7 +25,7 @@ VAE_CONFIG = dict(
     scale_factor_spatial=8,
 )
 CELL = 8  # pixels to a cell of the latent
-KL_WEIGHT = 1e-4
+KL_WEIGHT = 1e-3
 OBJECT_WEIGHT = 10  # of a pixel on an object or within two pixels of one; the ground's is 1
 # (step at which it begins, frames, side, batch). Crops around objects: they are a twentieth of the pixels and all
 # of what a prompt speaks of. Whole frames at the end, for the attention in the middle; nine frames early, for an

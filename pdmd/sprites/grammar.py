@@ -17,7 +17,7 @@ import numpy as np
 from pdmd.sprites.world import DIRECTIONS, FACTORS, GROUNDS, IMAGE_FACTORS, sample_scene
 
 COUNTS = {"one": "a", "two": "two"}
-MOTIONS = {"still": "standing still", **{d: f"moving {d}" for d in DIRECTIONS}, "circling": "moving around"}
+MOTIONS = {"still": "standing still", **{d: f"moving {d}" for d in DIRECTIONS}, "bouncing": "bouncing"}
 PLACES = {name: f"at {name}" if name == "night" else f"on {name}" for name in GROUNDS}
 
 #: Probability that a training prompt states a factor.
@@ -70,8 +70,8 @@ def parse(text: str) -> dict[str, str]:
             stated[direct[word]] = singular.get(word, word)
         elif word in GROUNDS:
             stated["ground"] = word
-        elif f"{before} {word}" in MOTIONS.values():
-            stated["motion"] = next(k for k, v in MOTIONS.items() if v == f"{before} {word}")
+        elif phrase := {word, f"{before} {word}"} & set(MOTIONS.values()):
+            stated["motion"] = next(k for k, v in MOTIONS.items() if v in phrase)
         elif word not in VOCABULARY:
             raise ValueError(f"the embedded world has no word {word!r} (in {text!r})")
     try:

@@ -2,7 +2,7 @@
 
 The ground is the nearest of the four; what is not ground is weighed by its nearest object colour into
 a soft coverage; coverage gives components, areas and centroids; a component's shape is the template of
-its own area that it overlaps best; the centroids' track is fitted by standing, straight and circular
+its own area that it overlaps best; the centroids' track is fitted by standing, straight and bouncing
 motion. What cannot be read is None, and counts as not shown.
 """
 
@@ -16,10 +16,10 @@ from scipy import ndimage
 
 from pdmd.sprites import world
 
-LEAST_AREA = 40.0  # pixels; the smallest object covers 113
+LEAST_AREA = 70.0  # pixels; the smallest object covers 221
 LEAST_OVERLAP = 0.6  # with the best template; under it, no shape is legible
 LEAST_FRAMES = 0.75  # share of frames in which the objects must be seen
-STILL_SPREAD = 1.0  # pixels, root mean square; the slowest motion spreads 1.7
+STILL_SPREAD = 1.0  # pixels, root mean square; the slowest motion spreads 1.6
 OFF_AXIS = np.cos(np.deg2rad(30))  # a straight path further off its axis has no direction
 SIZE_BORDER = (world.SIZES["small"][1] + world.SIZES["large"][0]) / 2
 SPEED_BORDER = (world.SPEEDS["slowly"][1] + world.SPEEDS["quickly"][0]) / 2
@@ -139,8 +139,8 @@ def _objects(cover: np.ndarray) -> list[_Object]:
 def _motion(track: np.ndarray) -> tuple[str | None, float]:
     """The kind of motion of a track (frames, 2) and its speed in pixels a frame.
 
-    Least squares in the complex plane, z = x + iy: standing z = a, straight z = a + b t, circular
-    z = a + b exp(i w t) with each angle that the world's circles cover; the best fit names the motion.
+    Least squares in the complex plane, z = x + iy: standing z = a, straight z = a + b t, bouncing
+    z = a + b |t - TURN|; the best fit names the motion.
     """
     seen = ~np.isnan(track[:, 0])
     if seen.sum() < max(4, LEAST_FRAMES * len(track)):
@@ -149,15 +149,15 @@ def _motion(track: np.ndarray) -> tuple[str | None, float]:
     z = track[seen, 0] + 1j * track[seen, 1]
     if np.sqrt(np.mean(abs(z - z.mean()) ** 2)) < STILL_SPREAD:
         return "still", 0.0
-    turns = [sign * angle / (world.FRAMES - 1) for angle in world.TURN.values() for sign in (-1, 1)]
-    fits = []
-    for w in (0.0, *turns):
-        basis = np.stack([np.ones_like(z), np.exp(1j * w * time) if w else time.astype(complex)], axis=1)
+    fits = {}
+    for kind, moved in (("straight", time), ("bouncing", abs(time - world.TURN))):
+        basis = np.stack([np.ones_like(z), moved.astype(complex)], axis=1)
         solution = np.linalg.lstsq(basis, z, rcond=None)[0]
-        fits.append((float(np.mean(abs(z - basis @ solution) ** 2)), w, solution[1]))
-    _, w, b = min(fits, key=lambda fit: fit[0])
-    if w:
-        return "circling", float(abs(w * b))
+        fits[kind] = (float(np.mean(abs(z - basis @ solution) ** 2)), solution[1])
+    kind = min(fits, key=lambda kind: fits[kind][0])
+    b = fits[kind][1]
+    if kind == "bouncing":
+        return ("bouncing" if abs(b.imag) >= OFF_AXIS * abs(b) else None), float(abs(b))
     cosines = {name: (b.real * x + b.imag * y) / abs(b) for name, (x, y) in world.DIRECTIONS.items()}
     direction = max(cosines, key=lambda name: cosines[name])
     return (direction if cosines[direction] >= OFF_AXIS else None), float(abs(b))

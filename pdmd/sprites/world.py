@@ -33,8 +33,8 @@ GROUNDS: dict[str, tuple[int, int, int]] = {
     "asphalt": (92, 92, 98),
     "night": (20, 22, 44),
 }
-SIZES: dict[str, tuple[float, float]] = {"small": (6.0, 6.8), "large": (8.6, 9.3)}
-SPEEDS: dict[str, tuple[float, float]] = {"slowly": (0.6, 1.0), "quickly": (2.0, 2.3)}
+SIZES: dict[str, tuple[float, float]] = {"small": (8.4, 9.0), "large": (10.9, 11.4)}
+SPEEDS: dict[str, tuple[float, float]] = {"slowly": (0.7, 1.0), "quickly": (1.85, 2.05)}
 DIRECTIONS: dict[str, tuple[int, int]] = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1)}
 
 #: The values of every factor. `speed` is undefined (None) for a scene that stands still.
@@ -43,17 +43,17 @@ FACTORS: dict[str, tuple[str, ...]] = {
     "size": tuple(SIZES),
     "colour": tuple(COLOURS),
     "shape": ("circle", "square", "triangle", "cross"),
-    "motion": ("still", *DIRECTIONS, "circling"),
+    "motion": ("still", *DIRECTIONS, "bouncing"),
     "speed": tuple(SPEEDS),
     "ground": tuple(GROUNDS),
 }
 #: What a single image shows.
 IMAGE_FACTORS = ("count", "size", "colour", "shape", "ground")
 
-TURN = {"slowly": 1.25 * np.pi, "quickly": 2.0 * np.pi}  # angle that a circling object covers in a clip
+TURN = FRAMES // 2  # frame at which a bouncing object turns back
 MARGIN = 1.0  # least distance from an object to the frame's edge
 GAP = 4.0  # distance between two objects
-OBJECT_TEXTURE = (0.32, 10.0)  # relative amplitude, period
+OBJECT_TEXTURE = (0.32, 12.0)  # relative amplitude, period
 GROUND_TEXTURE = 16.0  # amplitude in levels of 255
 GROUND_PERIOD = 8  # that of the autoencoder's grid, so that the ground costs it little
 
@@ -61,7 +61,7 @@ GROUND_PERIOD = 8  # that of the autoencoder's grid, so that the ground costs it
 EXTENTS = {
     "circle": (1.0, 1.0, 1.0),
     "square": (0.8862, 0.8862, 0.8862),
-    "triangle": (1.3468, 1.5551, 0.7776),
+    "triangle": (1.2533, 1.6711, 0.8355),  # isosceles, as wide as high
     "cross": (1.1890, 1.1890, 1.1890),
 }
 
@@ -127,10 +127,8 @@ def _path(rng: np.random.Generator, motion: str, speed: str | None) -> tuple[np.
     if motion in DIRECTIONS:
         direction = np.array(DIRECTIONS[motion], dtype=float)
         return pixels * time * direction, int(direction[0] != 0)
-    turn = TURN[speed] * rng.choice((-1, 1))
-    around = pixels * (FRAMES - 1) / abs(turn)
-    angle = rng.uniform(0, 2 * np.pi) + turn * time / (FRAMES - 1)
-    return around * np.concatenate([np.cos(angle), np.sin(angle)], axis=1), 1  # side by side would not fit
+    away = rng.choice((-1, 1)) * pixels * (abs(time - TURN) - TURN)
+    return np.concatenate([np.zeros_like(time), away], axis=1), 0
 
 
 @cache
@@ -162,8 +160,8 @@ def distance(shape: str, x: np.ndarray, y: np.ndarray, radius: float) -> np.ndar
     if shape == "square":
         return np.maximum(abs(x), abs(y)) - EXTENTS["square"][0] * radius
     if shape == "triangle":
-        slope = np.sqrt(3) / 2 * abs(x) - 0.5 * y
-        return np.maximum(y, slope) - EXTENTS["triangle"][2] * radius
+        _, above, below = EXTENTS["triangle"]
+        return np.maximum(y - below * radius, (2 * abs(x) - y - above * radius) / np.sqrt(5))
     if shape == "cross":
         arm, reach = 0.39633 * radius, EXTENTS["cross"][0] * radius
         ax, ay = abs(x), abs(y)
