@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from pdmd.errors import UserError
+from pdmd.files import sha256, write_whole
 
 from . import gates as gate_files
 from . import result
 from .compare import Comparison, compare
-from .files import sha256, write_whole
 from .gates import FAILED
 from .sides import locate, read_side
 

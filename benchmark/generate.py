@@ -22,8 +22,8 @@ from typing import Any, Protocol
 import numpy as np
 
 from pdmd.errors import UserError
+from pdmd.files import sha256, write_text
 
-from .files import sha256, write_text
 from .media import as_fraction, codec_record, write_png, write_video
 from .suites import Prompt, PromptSet, Suite
 

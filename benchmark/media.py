@@ -12,8 +12,7 @@ import cv2
 import numpy as np
 
 from pdmd.errors import UserError
-
-from .files import write_whole
+from pdmd.files import write_bytes, write_whole
 
 
 @dataclass(frozen=True)
@@ -75,7 +74,7 @@ def write_png(path: Path, image: np.ndarray) -> None:
     done, content = cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
     if not done:
         raise UserError(f"cannot encode {path} as PNG")
-    write_whole(path, lambda part: part.write_bytes(content.tobytes()))
+    write_bytes(path, content.tobytes())
 
 
 def read_video(path: Path) -> Video:

@@ -17,6 +17,7 @@ from pathlib import Path
 import torch
 
 from pdmd.config import make_config
+from pdmd.files import write_text
 from pdmd.plan import METHODS
 from pdmd.run import Run
 from pdmd.sample import Guided, Model, Student, load_model
@@ -24,7 +25,6 @@ from pdmd.teachers import load_teacher
 from pdmd.teachers.mixture import Mixture
 from pdmd.train import prepare, train
 
-from .files import write_text
 from .provenance import git_commit
 from .result import load
 from .run import run_suite

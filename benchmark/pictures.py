@@ -10,8 +10,8 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from pdmd.errors import UserError
+from pdmd.files import write_whole
 
-from .files import write_whole
 from .media import contact_sheet, read_video
 from .result import kind
 from .score import Item, PromptScore

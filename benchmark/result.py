@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from pdmd.errors import UserError
+from pdmd.files import write_text
 
 from . import metrics, stats
-from .files import write_text
 
 SCHEMA_VERSION = 1
 

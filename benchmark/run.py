@@ -13,10 +13,10 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from pdmd.errors import UserError
+from pdmd.files import write_text
 
 from . import diversity, motion, provenance, report, result
 from .features.weights import check_names
-from .files import write_text
 from .generate import BATCH_SIZE, Model, generate, read_manifest
 from .result import Result
 from .score import Media, Scored, Scorer, items_csv, prompts_csv

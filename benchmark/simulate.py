@@ -16,8 +16,9 @@ from pathlib import Path
 
 import numpy as np
 
+from pdmd.files import write_text
+
 from . import paired, stats
-from .files import write_text
 from .gates import FAILED, NON_INFERIOR, Gates, decide, default_gates
 from .provenance import git_commit
 from .shapes import MOTION, SUITES, TRUTH, Shape, effect_for, fidelity, heavy_flow

@@ -192,7 +192,7 @@ def compare(
     from pdmd.benchmark import compare_report
     from pdmd.benchmark.accept import accept as accept_new
     from pdmd.benchmark.compare import compare as compare_results
-    from pdmd.benchmark.files import write_text
+    from pdmd.files import write_text
 
     if accept != (reason is not None):
         raise UserError("--accept and --reason TEXT go together")

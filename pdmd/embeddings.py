@@ -16,8 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from pdmd.errors import UserError
-from pdmd.files import write_whole
+from pdmd.files import write_bytes
 
 #: Raised whenever an adapter's embeddings of the same prompt by the same encoder change.
 VERSION = 1
@@ -78,9 +77,5 @@ class Embeddings:
             return None
 
     def _write(self, prompt: str, rows: Rows) -> None:
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            write_whole(self.path(prompt), save({name: tensor.contiguous() for name, tensor in rows.items()}))
-        except OSError as error:
-            message = f"cannot write embeddings to {self.folder}: {error.strerror}"
-            raise UserError(f"{message}; choose another folder with --set embeddings=DIR") from None
+        content = save({name: tensor.contiguous() for name, tensor in rows.items()})
+        write_bytes(self.path(prompt), content, "choose another folder with --set embeddings=DIR")

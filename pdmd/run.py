@@ -20,7 +20,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from pdmd.config import Config, from_dict
 from pdmd.errors import UserError
-from pdmd.files import write_whole
+from pdmd.files import write_bytes
 from pdmd.sample import STUDENT
 from pdmd.version import __version__
 
@@ -44,11 +44,7 @@ class Run:
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise UserError(f"{folder} already exists; use --resume to go on, or another --out")
         content = {"version": VERSION, "pdmd": __version__, "config": dataclasses.asdict(config)}
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            write_whole(folder / "config.json", (json.dumps(content, indent=1) + "\n").encode())
-        except OSError as error:
-            raise UserError(f"cannot write to {folder}: {error.strerror}") from None
+        write_bytes(folder / "config.json", (json.dumps(content, indent=1) + "\n").encode())
         return cls(folder, config)
 
     @classmethod
@@ -71,7 +67,7 @@ class Run:
         if self.metrics.exists():
             lines = self.metrics.read_text(encoding="utf-8").splitlines(keepends=True)
             kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
-            write_whole(self.metrics, "".join(kept).encode())
+            write_bytes(self.metrics, "".join(kept).encode())
         self._board = SummaryWriter(self.folder / "tensorboard", purge_step=step + 1)
 
     def log(self, step: int, **row: float | int | str) -> None:
@@ -90,8 +86,7 @@ class Run:
 
         shown = np.unique(np.linspace(0, pixels.shape[1] - 1, 5).round().astype(int))
         sheet = np.concatenate([np.concatenate(list(clip[shown]), axis=1) for clip in pixels], axis=0)
-        (self.folder / "previews").mkdir(exist_ok=True)
-        write_whole(self.folder / "previews" / f"{name}.png", cv2.imencode(".png", sheet[..., ::-1])[1].tobytes())
+        write_bytes(self.folder / "previews" / f"{name}.png", cv2.imencode(".png", sheet[..., ::-1])[1].tobytes())
 
     def close(self) -> None:
         if self._board is not None:

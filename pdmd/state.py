@@ -17,13 +17,14 @@ from torch import nn
 
 from pdmd.config import Config
 from pdmd.errors import UserError
-from pdmd.files import write_whole
+from pdmd.files import write_bytes
 from pdmd.plan import Plan
 from pdmd.step import Trainee
 from pdmd.teachers import Teacher
 
 #: Raised whenever a checkpoint's content changes its meaning.
 VERSION = 1
+ADVICE = "make room and use --resume"
 
 
 @dataclass
@@ -126,12 +127,9 @@ def save(state: State, folder: Path, keep: int) -> Path:
     path = folder / f"step-{state.step:06d}.pt"
     buffer = io.BytesIO()
     torch.save({"version": VERSION, **state.tensors()}, buffer)
-    try:
-        write_whole(path, buffer.getvalue())
-        note = {"sha256": hashlib.sha256(buffer.getvalue()).hexdigest(), "version": VERSION, "step": state.step}
-        write_whole(path.with_suffix(".json"), (json.dumps(note) + "\n").encode())
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror}; make room and use --resume") from None
+    write_bytes(path, buffer.getvalue(), ADVICE)
+    note = {"sha256": hashlib.sha256(buffer.getvalue()).hexdigest(), "version": VERSION, "step": state.step}
+    write_bytes(path.with_suffix(".json"), (json.dumps(note) + "\n").encode(), ADVICE)
     for old in checkpoints(folder)[:-keep]:
         old.with_suffix(".json").unlink(missing_ok=True)
         old.unlink(missing_ok=True)

@@ -16,8 +16,7 @@ from pathlib import Path
 import torch
 
 from pdmd.errors import UserError, suggest
-
-from ..files import sha256
+from pdmd.files import sha256
 
 TORCH_HUB_URL = "https://download.pytorch.org/models/"
 

@@ -13,8 +13,8 @@ from safetensors.torch import save_file
 from pdmd.benchmark.features import weights
 from pdmd.benchmark.features.dinov3 import RELEASED as DINOV3
 from pdmd.benchmark.features.lpips import RELEASED as LPIPS
-from pdmd.benchmark.files import sha256
 from pdmd.errors import UserError
+from pdmd.files import sha256
 
 
 def hub_cache(root: Path, repository: str, content: dict[str, torch.Tensor]) -> Path:
