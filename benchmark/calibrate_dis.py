@@ -28,7 +28,7 @@ from .provenance import git_commit
 
 TOLERANCE = 0.15
 CLIPS = 96  # of each of the three kinds
-EDGES = (0.2, 0.4, 0.6, 1.0, 1.5, 2.0, 2.3)
+EDGES = (0.2, 0.4, 0.8, 1.1, 1.45, 1.8, 2.05)
 
 
 @dataclass(frozen=True)
@@ -154,7 +154,7 @@ codec {codec_record()}.
 
 A ratio is the sum of the measured over the sum of the true mean flow over all pixels. "Dynamic degree agrees"
 is the share of clips where VBench's verdict on DIS, after H.264, is its verdict on the true flow.
-Below the world's slowest speed, 0.6, changes from frame to frame drown in rounding, and DIS reads too little.
+Below the world's slowest speed, {world.SPEEDS["slowly"][0]}, changes from frame to frame drown in rounding, and DIS reads too little.
 Estimator: {Dis().label(world.SIZE, world.SIZE)}, {Dis().provenance()}.
 
 ![dis.png](dis.png)

@@ -8,7 +8,7 @@ import torch
 from diffusers import WanPipeline
 from safetensors.torch import load_file
 
-from pdmd.sprites import autoencoder, pretrain, training, world
+from pdmd.sprites import autoencoder, diffusion, pretrain, training, world
 
 
 def test_orthogonalise_keeps_directions_and_levels_lengths():
@@ -40,7 +40,7 @@ def test_optimizers_move_the_kernels_themselves():
 
 
 def test_noise_levels_are_logit_normal_and_stratified():
-    t = pretrain.stratified_t(4096, torch.Generator().manual_seed(0))
+    t = diffusion.stratified_t(4096, torch.Generator().manual_seed(0))
     logit = torch.logit(t)
     assert abs(float(logit.mean())) < 0.01
     assert abs(float(logit.std()) - 1) < 0.01
@@ -49,11 +49,11 @@ def test_noise_levels_are_logit_normal_and_stratified():
 
 
 def test_learning_rate_rises_stays_and_falls_to_zero():
-    rates = np.array([pretrain.learning_rate(step) for step in range(pretrain.STEPS + 1)])
+    rates = np.array([diffusion.learning_rate(step, pretrain.STEPS) for step in range(pretrain.STEPS + 1)])
     assert rates[0] < 0.01
     assert rates.max() == 1.0
     assert rates[-1] == 0.0
-    assert (np.diff(rates[: pretrain.WARM_UP]) > 0).all()
+    assert (np.diff(rates[: diffusion.WARM_UP]) > 0).all()
     assert (np.diff(rates[-int(0.2 * pretrain.STEPS) :]) < 0).all()
 
 
@@ -102,7 +102,7 @@ def test_every_stage_runs_and_the_result_is_a_stock_pipeline(brief, tmp_path, mo
     assert json.loads((tmp_path / "pipeline" / "pdmd.json").read_text())["frames"] == world.FRAMES
     assert len(pipeline.vae.config.latents_std) == 12
     assert min(pipeline.vae.config.latents_std) > 0
-    for name in ("vae.jsonl", "transformer.jsonl", "decoder.jsonl", "curves.png", "preview-00002.png"):
+    for name in ("vae.jsonl", "transformer.jsonl", "decoder.jsonl", "curves.png", "transformer-00002.png"):
         assert (tmp_path / name).stat().st_size > 0
     written = (tmp_path / "transformer.pt").stat().st_mtime_ns
     pretrain.main()  # every stage is done: nothing is trained again

@@ -2,6 +2,7 @@
 
     python -m pdmd.sprites.pretrain --work runs/sprites-teacher
     python -m pdmd.sprites.pretrain --work runs/longer --from pdmd/sprites/teacher
+    torchrun --nproc-per-node 2 -m pdmd.sprites.pretrain     # one process a core, or a GPU
 
 Four stages (autoencoder, latents, transformer, decoder once more), each resumable from its last checkpoint
 in the work folder; the finished pipeline is written to `<work>/pipeline` in the diffusers format.
@@ -11,20 +12,22 @@ from __future__ import annotations
 
 import argparse
 import json
-import time
-from collections import defaultdict
+import os
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from diffusers import AutoencoderKLWan, FlowMatchEulerDiscreteScheduler, WanPipeline, WanTransformer3DModel
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast, UMT5Config, UMT5EncoderModel
 
 from pdmd.sprites import grammar, world
 from pdmd.sprites.autoencoder import polish_decoder, train_vae
-from pdmd.sprites.training import Optimizers, log, resume, save, to_model
+from pdmd.sprites.diffusion import TOKENS, Batch, fit
+from pdmd.sprites.training import ranks, to_model, wait
 
 TRANSFORMER_CONFIG = dict(
     patch_size=(1, 2, 2),
@@ -39,7 +42,6 @@ TRANSFORMER_CONFIG = dict(
     rope_max_seq_len=64,
 )
 TEXT_CONFIG = dict(d_model=64, d_kv=16, d_ff=128, num_layers=2, num_heads=4, dropout_rate=0.0)
-TOKENS = 16  # the longest prompt has 10 words and the end mark
 SHIFT = 3.0  # of the sampling grid
 
 
@@ -60,7 +62,7 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
     )
 
 
-LATENTS = 16000
+LATENTS = 14000
 CHUNK = 1000
 ENCODED_AT_ONCE = 50
 
@@ -70,11 +72,14 @@ def encode_latents(work: Path, vae: AutoencoderKLWan, device: str) -> tuple[torc
     """Normalised latents (n, z, t, h, w) of LATENTS scenes, float16, and their factors."""
     folder = work / "latents"
     folder.mkdir(exist_ok=True)
-    chunks, factors = [], []
+    factors: list[dict[str, str | None]] = []
+    rank, together = ranks()
     for c in range(LATENTS // CHUNK):
         scenes = [world.sample_scene(np.random.default_rng([4, c, i])) for i in range(CHUNK)]
         factors += [dict(scene.factors) for scene in scenes]
         path = folder / f"{c:03d}.pt"
+        if c % together != rank:
+            continue
         if not path.exists():
             means = []
             for i in range(0, CHUNK, ENCODED_AT_ONCE):
@@ -83,8 +88,8 @@ def encode_latents(work: Path, vae: AutoencoderKLWan, device: str) -> tuple[torc
             torch.save(torch.cat(means), path.with_suffix(".tmp"))
             path.with_suffix(".tmp").rename(path)
             print(f"latents {c + 1}/{LATENTS // CHUNK}", flush=True)
-        chunks.append(torch.load(path, weights_only=True))
-    latents = torch.cat(chunks)
+    wait()
+    latents = torch.cat([torch.load(folder / f"{c:03d}.pt", weights_only=True) for c in range(LATENTS // CHUNK)])
     if not any(vae.config.latents_mean):  # an earlier pipeline's transformer knows its own normalisation
         vae.register_to_config(
             latents_mean=latents.mean((0, 2, 3, 4)).tolist(), latents_std=latents.std((0, 2, 3, 4)).tolist()
@@ -93,37 +98,11 @@ def encode_latents(work: Path, vae: AutoencoderKLWan, device: str) -> tuple[torc
     return ((latents - mean.view(1, -1, 1, 1, 1)) / std.view(1, -1, 1, 1, 1)).half(), factors
 
 
-STEPS = 16000
-IMAGES_FIRST = 2000  # steps on single frames alone: what things look like costs a fifth of what clips cost
+STEPS = 6500
+IMAGES_FIRST = 1500  # steps on single frames alone: what things look like costs a fifth of what clips cost
 IMAGE_EVERY = 4  # after them, every fourth step trains on single frames
 CLIP_BATCH, IMAGE_BATCH = 64, 192
-LONG_PADDING = 0.03  # share of steps padded to 512 tokens, the stock pipeline's default
-WARM_UP = 200
-DECAY = 0.3  # share of the steps, the last ones, over which the learning rate falls to zero
-EMA = 0.999
 PREVIEW_CLIPS, PREVIEW_STEPS = 24, 40
-
-
-def learning_rate(step: int) -> float:
-    """Warm-up, plateau, linear decay to zero, as a factor in [0, 1]."""
-    return min(1.0, (step + 1) / WARM_UP, (1 - step / STEPS) / DECAY)
-
-
-def embed(
-    text_encoder: torch.nn.Module, tokenizer: PreTrainedTokenizerFast, prompts: list[str], length: int
-) -> torch.Tensor:
-    """Prompt embeddings as WanPipeline makes them: zeros after the end mark, (n, length, d)."""
-    tokens = tokenizer(prompts, padding="max_length", max_length=TOKENS, truncation=True, return_tensors="pt")
-    device = next(text_encoder.parameters()).device
-    mask = tokens.attention_mask.to(device)
-    states = text_encoder(tokens.input_ids.to(device), mask).last_hidden_state * mask[..., None]
-    return torch.nn.functional.pad(states, (0, 0, 0, length - TOKENS))
-
-
-def stratified_t(n: int, generator: torch.Generator) -> torch.Tensor:
-    """Logit-normal noise levels (n,), one from each n-th of the distribution."""
-    u = torch.rand(n, generator=generator, device=generator.device)
-    return torch.sigmoid(torch.special.ndtri((torch.arange(n, device=generator.device) + u) / n))
 
 
 def train_transformer(
@@ -140,52 +119,22 @@ def train_transformer(
     if earlier:
         transformer.load_state_dict(earlier.transformer.state_dict())
         text_encoder.load_state_dict(earlier.text_encoder.state_dict())
-    ema = torch.optim.swa_utils.AveragedModel(
-        nets,
-        multi_avg_fn=lambda old, new, n: torch._foreach_lerp_(old, new, 1 - min(EMA, (1 + int(n)) / (10 + int(n)))),
-    )
-    matrices = [p for p in transformer.blocks.parameters() if p.ndim == 2]
-    chosen = {id(p) for p in matrices}
-    others = [p for p in nets.parameters() if id(p) not in chosen]
-    optimizers = Optimizers(matrices, others)
-    first = resume(work / "transformer.pt", nets=nets, ema=ema, optimizers=optimizers)
-    start, losses = time.time(), defaultdict(list)
-    for step in range(first, STEPS):
-        rng = np.random.default_rng([5, step])
-        generator = torch.Generator(device).manual_seed(step)
+
+    def batch_at(step: int, rng: np.random.Generator) -> Batch:
         image = (step < IMAGES_FIRST and not earlier) or step % IMAGE_EVERY == IMAGE_EVERY - 1
-        batch = IMAGE_BATCH if image else CLIP_BATCH
-        index = rng.integers(0, len(latents), batch)
-        x0 = latents[index].to(device).float()
-        shown = [factors[i] for i in index]
+        index = rng.integers(0, len(latents), IMAGE_BATCH if image else CLIP_BATCH)
+        x0, shown = latents[index].float(), [factors[i] for i in index]
         if image:
-            x0 = x0[:, :, :1]
-            shown = [{name: f[name] for name in world.IMAGE_FACTORS} for f in shown]
+            x0, shown = x0[:, :, :1], [{name: f[name] for name in world.IMAGE_FACTORS} for f in shown]
         prompts = [grammar.training_prompt(rng, f) for f in shown]
-        length = 512 if rng.random() < LONG_PADDING else TOKENS
-        t = stratified_t(batch, generator).view(-1, 1, 1, 1, 1)
-        eps = torch.randn(x0.shape, generator=generator, device=device)
-        v = transformer(
-            (1 - t) * x0 + t * eps,
-            1000 * t.flatten(),
-            embed(text_encoder, tokenizer, prompts, length),
-            return_dict=False,
-        )[0]
-        loss = (v - (eps - x0)).pow(2).mean()
-        optimizers.step(loss, learning_rate(step))
-        ema.update_parameters(nets)
-        losses["image_loss" if image else "loss"].append(float(loss.detach()))
-        if step % 100 == 99 or step == STEPS - 1:
-            means = {name: float(np.mean(values)) for name, values in losses.items()}
-            log(work / "transformer.jsonl", step=step + 1, **means, minutes=(time.time() - start) / 60)
-            losses.clear()
-        if step % 250 == 249 or step == STEPS - 1:
-            save(work / "transformer.pt", step + 1, nets=nets, ema=ema, optimizers=optimizers)
-        if step % 1000 == 999 or step == STEPS - 1:
-            pipeline = assemble(vae, tokenizer, ema.module)
-            pipeline.save_pretrained(work / "pipeline")
-            contact_sheet(pipeline, work / f"preview-{step + 1:05d}.png")
-    return assemble(vae, tokenizer, ema.module)
+        return Batch("image_loss" if image else "loss", x0, prompts)
+
+    def preview(averaged: Any, path: Path) -> None:
+        pipeline = assemble(vae, tokenizer, averaged)
+        pipeline.save_pretrained(work / "pipeline")
+        contact_sheet(pipeline, path)
+
+    return assemble(vae, tokenizer, fit(work, "transformer", nets, tokenizer, batch_at, STEPS, preview))
 
 
 def assemble(vae: AutoencoderKLWan, tokenizer: PreTrainedTokenizerFast, nets: Any) -> WanPipeline:
@@ -273,9 +222,19 @@ def main() -> None:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     args = parser.parse_args()
     args.work.mkdir(parents=True, exist_ok=True)
+    if "RANK" in os.environ:
+        dist.init_process_group("nccl" if args.device == "cuda" else "gloo", timeout=timedelta(days=1))
+    if args.device == "cuda":
+        torch.cuda.set_device(ranks()[0])
     earlier = WanPipeline.from_pretrained(args.start, torch_dtype=torch.float32) if args.start else None
+    if ranks()[0] > 0:
+        wait()  # for the first process's autoencoder
     vae = earlier.vae.to(args.device) if earlier else train_vae(args.work, args.device)
+    if ranks()[0] == 0:
+        wait()
     pipeline = train_transformer(args.work, vae, args.device, earlier)
+    if ranks()[0] > 0:
+        return
     polish_decoder(args.work, vae, args.device)
     publish(pipeline, args.work / "pipeline")
     draw_curves(args.work, args.work / "curves.png")

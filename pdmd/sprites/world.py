@@ -34,7 +34,7 @@ GROUNDS: dict[str, tuple[int, int, int]] = {
     "night": (20, 22, 44),
 }
 SIZES: dict[str, tuple[float, float]] = {"small": (8.4, 9.0), "large": (10.9, 11.4)}
-SPEEDS: dict[str, tuple[float, float]] = {"slowly": (0.7, 1.0), "quickly": (1.85, 2.05)}
+SPEEDS: dict[str, tuple[float, float]] = {"slowly": (0.8, 1.1), "quickly": (1.85, 2.05)}
 DIRECTIONS: dict[str, tuple[int, int]] = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1)}
 
 #: The values of every factor. `speed` is undefined (None) for a scene that stands still.

@@ -1,0 +1,122 @@
+"""The embedded teachers' flow matching: one loop for text-to-video and for image-to-video."""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedTokenizerFast
+
+from pdmd.sprites.training import Optimizers, log, ranks, resume, save
+
+TOKENS = 16  # the longest prompt has 10 words and the end mark
+LONG_PADDING = 0.03  # share of steps padded to 512 tokens, the stock pipeline's default
+WARM_UP = 200
+DECAY = 0.3  # share of the steps, the last ones, over which the learning rate falls to zero
+EMA = 0.999
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Latents x0 (n, z, t, h, w) and their prompts; `kind` names the loss in the log. `given` (n, c, t, h, w)
+    are channels that the transformer sees beside the noisy latents: a first frame and its mask."""
+
+    kind: str
+    x0: Tensor
+    prompts: list[str]
+    given: Tensor | None = None
+
+
+def learning_rate(step: int, steps: int) -> float:
+    """Warm-up, plateau, linear decay to zero, as a factor in [0, 1]."""
+    return min(1.0, (step + 1) / WARM_UP, (1 - step / steps) / DECAY)
+
+
+def embed(text_encoder: nn.Module, tokenizer: PreTrainedTokenizerFast, prompts: list[str], length: int) -> Tensor:
+    """Prompt embeddings as WanPipeline makes them: zeros after the end mark, (n, length, d)."""
+    tokens = tokenizer(prompts, padding="max_length", max_length=TOKENS, truncation=True, return_tensors="pt")
+    device = next(text_encoder.parameters()).device
+    mask = tokens.attention_mask.to(device)
+    states = text_encoder(tokens.input_ids.to(device), mask).last_hidden_state * mask[..., None]
+    return nn.functional.pad(states, (0, 0, 0, length - TOKENS))
+
+
+def stratified_t(n: int, generator: torch.Generator) -> Tensor:
+    """Logit-normal noise levels (n,), one from each n-th of the distribution."""
+    u = torch.rand(n, generator=generator, device=generator.device)
+    return torch.sigmoid(torch.special.ndtri((torch.arange(n, device=generator.device) + u) / n))
+
+
+def flow_loss(nets: Any, cond: Tensor, batch: Batch, generator: torch.Generator) -> Tensor:
+    """Mean squared error of the velocity eps - x0 at x_t = (1 - t) x0 + t eps."""
+    x0 = batch.x0.to(generator.device)
+    t = stratified_t(len(x0), generator).view(-1, 1, 1, 1, 1)
+    eps = torch.randn(x0.shape, generator=generator, device=x0.device)
+    x_t = (1 - t) * x0 + t * eps
+    seen = x_t if batch.given is None else torch.cat([x_t, batch.given.to(x0.device)], dim=1)
+    v = nets["transformer"](seen, 1000 * t.flatten(), cond, return_dict=False)[0]
+    return (v - (eps - x0)).pow(2).mean()
+
+
+def share(batch: Batch) -> Batch:
+    """This process's part of a batch."""
+    rank, world = ranks()
+    rows = slice(rank, None, world)
+    given = None if batch.given is None else batch.given[rows]
+    return Batch(batch.kind, batch.x0[rows], batch.prompts[rows], given)
+
+
+def fit(
+    work: Path,
+    name: str,
+    nets: nn.ModuleDict,
+    tokenizer: PreTrainedTokenizerFast,
+    batch_at: Callable[[int, np.random.Generator], Batch],
+    steps: int,
+    preview: Callable[[Any, Path], None],
+) -> Any:
+    """Train a `transformer`, and its `text_encoder` unless that is frozen, and return their moving average.
+
+    Resumes from `<work>/<name>.pt`, logs to `<name>.jsonl`; every thousand steps `preview` gets the average
+    and the path of a picture. Under torchrun each process takes its share of every batch; the first one writes.
+    """
+    rank, together = ranks()
+    device = next(nets.parameters()).device
+    ema = torch.optim.swa_utils.AveragedModel(
+        nets,
+        multi_avg_fn=lambda old, new, n: torch._foreach_lerp_(old, new, 1 - min(EMA, (1 + int(n)) / (10 + int(n)))),
+    )
+    matrices = [p for p in nets["transformer"].blocks.parameters() if p.ndim == 2]
+    chosen = {id(p) for p in matrices}
+    optimizers = Optimizers(matrices, [p for p in nets.parameters() if p.requires_grad and id(p) not in chosen])
+    first = resume(work / f"{name}.pt", nets=nets, ema=ema, optimizers=optimizers)
+    start, losses = time.time(), defaultdict(list)
+    for step in range(first, steps):
+        rng = np.random.default_rng([5, step])
+        generator = torch.Generator(device).manual_seed(step * together + rank)
+        batch = share(batch_at(step, rng))
+        length = 512 if rng.random() < LONG_PADDING else TOKENS
+        cond = embed(nets["text_encoder"], tokenizer, batch.prompts, length)
+        loss = flow_loss(nets, cond, batch, generator)
+        optimizers.step(loss, learning_rate(step, steps))
+        ema.update_parameters(nets)
+        if rank > 0:
+            continue
+        losses[batch.kind].append(float(loss.detach()))
+        last = step == steps - 1
+        if step % 100 == 99 or last:
+            means = {kind: float(np.mean(values)) for kind, values in losses.items()}
+            log(work / f"{name}.jsonl", step=step + 1, **means, minutes=(time.time() - start) / 60)
+            losses.clear()
+        if step % 250 == 249 or last:
+            save(work / f"{name}.pt", step + 1, nets=nets, ema=ema, optimizers=optimizers)
+        if step % 1000 == 999 or last:
+            preview(ema.module, work / f"{name}-{step + 1:05d}.png")
+    return ema.module
