@@ -22,7 +22,6 @@ from pdmd.sprites.world import FACTORS, IMAGE_FACTORS
 from . import metrics, pictures
 from .features import weights
 from .generate import Sample
-from .media import read_video
 from .pairs import NETWORKS, PairMetric, pair_metrics
 from .result import Metric, Missing, no_fidelity, summarise
 from .score import Item, Media, PromptScore, Scored, Track, fidelity
@@ -67,19 +66,23 @@ class Diversity:
             groups.setdefault(sample.id, []).append(sample)
         seeds = media.seeds or max(map(len, groups.values()), default=0)
         one = (self.score_prompt(media, samples, seeds) for samples in groups.values())
-        prompts: list[PromptImages] = list(track(one, len(groups)))
+        prompts: list[PromptImages] = list(track(one, len(groups), self.names(media)))
         expected = media.prompts or len(groups)
         found, missing = self._summary(prompts, expected, seeds, media)
         return Scored([item for p in prompts for item in p.items], prompts, expected, found, missing)
+
+    def names(self, media: Media) -> list[str]:
+        """The metrics of a prompt."""
+        own = ["fidelity", "factor_diversity"] if media.domain == "sprites" else []
+        return own + [pair.name for pair in self.pairs]
 
     def score_prompt(self, media: Media, samples: Sequence[Sample], seeds: int) -> PromptImages:
         """Score one prompt of so many seeds; with a sample missing, no metric has a value."""
         read = [read_image(media, sample) for sample in samples]
         items, images = [item for item, _ in read], [image for _, image in read if image is not None]
         prompt = PromptImages(samples[0].id, samples[0].prompt, items)
-        names = (["fidelity", "factor_diversity"] if media.domain == "sprites" else []) + [p.name for p in self.pairs]
         if problem := incomplete(items, seeds):
-            prompt.problems = dict.fromkeys(names, problem)
+            prompt.problems = dict.fromkeys(self.names(media), problem)
             return prompt
         if media.domain == "sprites":
             _fill(prompt, "fidelity", lambda: prompt_fidelity(items))
@@ -90,7 +93,7 @@ class Diversity:
 
     def draw(self, media: Media, scored: Scored) -> dict[str, str]:
         by = next((name for name in SORTED_BY if any(name in p.values for p in scored.prompts)), None)
-        drawn = pictures.draw_seeds(media.folder / "seeds.png", media.folder, scored.prompts, by)
+        drawn = pictures.draw_seeds(media.out / "seeds.png", media.folder, scored.prompts, by)
         order = f", from least to most diverse by {by.replace('_', ' ')}" if by else ""
         return {"seeds.png": f"A row a prompt, with the images of all its seeds{order}"} if drawn else {}
 
@@ -140,7 +143,7 @@ def read_image(media: Media, sample: Sample) -> tuple[Image, np.ndarray | None]:
     """One sample and its pixels, uint8 (H, W, 3), or None and the problem that stands in their way."""
     item = Image(sample.id, sample.seed, sample.prompt, sample.file)
     try:
-        frames = read_video(media.folder / sample.file).frames
+        frames = media.read(sample).frames
         item.frames, item.height, item.width = frames.shape[:3]
         if item.frames != 1:
             raise UserError(f"{sample.file} has {item.frames} frames; diversity is between single images")

@@ -77,6 +77,18 @@ def write_png(path: Path, image: np.ndarray) -> None:
     write_bytes(path, content.tobytes())
 
 
+def inside(folder: Path, file: str) -> Path:
+    """The path of a file that a manifest names. Raises UserError for a name that leads out of the folder: by "..",
+    from the root, or through a link."""
+    path = folder / file
+    try:
+        if Path(file).is_absolute() or ".." in Path(file).parts or not path.resolve().is_relative_to(folder.resolve()):
+            raise UserError(f"{file!r} leads out of {folder}; only files inside are read")
+    except (OSError, RuntimeError, ValueError):  # a ring of links, a NUL
+        raise UserError(f"{file!r} is no file's name") from None
+    return path
+
+
 def read_video(path: Path) -> Video:
     """Decode a video, or an image as one frame. Raises UserError where the file cannot be read."""
     if not path.is_file():

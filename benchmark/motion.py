@@ -56,8 +56,8 @@ class Motion:
         return {"flow": self.estimator.provenance()} | second
 
     def score(self, media: Media, track: Track) -> Scored:
-        one = (score_clip(media.folder, s, media.domain, self.estimator, self.vbench) for s in media.samples)
-        clips: list[Clip] = list(track(one, len(media.samples)))
+        one = (score_clip(media, sample, self.estimator, self.vbench) for sample in media.samples)
+        clips: list[Clip] = list(track(one, len(media.samples), metric_names(media, self.estimator)))
         expected = media.prompts * media.seeds or len(media.samples)
         found, missing = self._summary(clips, expected, media)
         return Scored(clips, (), expected, found, missing)
@@ -67,8 +67,8 @@ class Motion:
         flows = [item.values[name] for item in scored.items if name in item.values]
         if not flows:
             return {}
-        pictures.draw_clips(media.folder / "clips.png", media.folder, scored.items, name)
-        pictures.draw_flow(media.folder / "flow.png", flows, KINDS["optical_flow"].unit)
+        pictures.draw_clips(media.out / "clips.png", media.folder, scored.items, name)
+        pictures.draw_flow(media.out / "flow.png", flows, KINDS["optical_flow"].unit)
         return {"clips.png": "Clips from least to most flow, first to last frame", "flow.png": "Mean flow of the clips"}
 
     def _summary(self, clips: Sequence[Clip], expected: int, media: Media) -> tuple[list[Metric], list[Missing]]:
@@ -116,27 +116,32 @@ def make(given: Mapping[str, Path], device: str = "cpu", dynamic_degree: str = "
     return Motion(Raft(path, device), VBench(path, device) if dynamic_degree == "vbench" else None)
 
 
-def score_clip(
-    folder: Path, sample: Sample, domain: str, estimator: FlowEstimator, vbench: VBench | None = None
-) -> Clip:
-    """Score one clip: fidelity (embedded world only), optical flow and dynamic degree."""
-    flow_name, dynamic_name = "optical_flow" + estimator.suffix, "dynamic_degree" + estimator.suffix
-    names = (["fidelity"] if domain == "sprites" else []) + [flow_name, dynamic_name]
+def metric_names(media: Media, estimator: FlowEstimator) -> list[str]:
+    """The metrics of a clip: fidelity (embedded world only), optical flow and dynamic degree."""
+    own = ["fidelity"] if media.domain == "sprites" else []
+    return [*own, "optical_flow" + estimator.suffix, "dynamic_degree" + estimator.suffix]
+
+
+def score_clip(media: Media, sample: Sample, estimator: FlowEstimator, vbench: VBench | None = None) -> Clip:
+    """Score one clip."""
+    names = metric_names(media, estimator)
+    flow_name, dynamic_name = names[-2:]
     clip = Clip(sample.id, sample.seed, sample.prompt, sample.file)
     try:
-        video = read_video(folder / sample.file)
+        path = media.file_of(sample)
+        video = read_video(path)
     except UserError as error:
         clip.problems = dict.fromkeys(names, str(error))
         return clip
     clip.frames, clip.height, clip.width = video.frames.shape[:3]
     clip.fps, clip.estimator = str(video.fps or ""), estimator.label(clip.height, clip.width)
-    if domain == "sprites":
+    if media.domain == "sprites":
         try:
             clip.values["fidelity"] = fidelity(sample.prompt, reader.read(video.frames))
         except ValueError as error:
             clip.problems["fidelity"] = str(error)
     try:
-        _motion(clip, folder / sample.file, video, estimator, vbench, flow_name, dynamic_name)
+        _motion(clip, path, video, estimator, vbench, flow_name, dynamic_name)
     except ValueError as error:
         clip.problems |= {name: str(error) for name in (flow_name, dynamic_name) if name not in clip.values}
     return clip

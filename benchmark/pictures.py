@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from pdmd.errors import UserError
 from pdmd.files import write_whole
 
-from .media import contact_sheet, read_video
+from .media import contact_sheet, inside, read_video
 from .result import kind
 from .score import Item, PromptScore
 
@@ -35,7 +35,7 @@ def draw_clips(path: Path, folder: Path, items: Sequence[Item], flow_name: str) 
     for axis, item in zip(axes, picked, strict=True):
         axis.set_axis_off()
         try:
-            axis.imshow(contact_sheet([read_video(folder / item.file).frames], STRIP), interpolation="nearest")
+            axis.imshow(contact_sheet([read_video(inside(folder, item.file)).frames], STRIP), interpolation="nearest")
         except UserError:
             continue
         facts = f"flow {item.values[flow_name]:.2f} px a frame" + (
@@ -96,7 +96,7 @@ def draw_seeds(path: Path, folder: Path, prompts: Sequence[PromptScore], by: str
 def _cell(folder: Path, item: Item) -> np.ndarray:
     """A sample's image, CELL high and with a white gap to the right and below; grey where there is none."""
     try:
-        image = read_video(folder / item.file).frames[0]
+        image = read_video(inside(folder, item.file)).frames[0]
     except UserError:
         image = np.full((CELL, CELL, 3), 224, np.uint8)
     scale = CELL / len(image)

@@ -102,6 +102,7 @@ def score_folder(suite: str, folder: Path, scorer: Scorer, bars: Progress | None
     generation = _generation(folder)
     media = Media(
         folder=folder,
+        out=folder,
         suite=suite,
         model=str(generation["model"].get("name", folder.name)),
         domain=str(generation["model"].get("domain", "open")),
@@ -111,8 +112,8 @@ def score_folder(suite: str, folder: Path, scorer: Scorer, bars: Progress | None
     )
     progress = bars or Progress(disable=True)
 
-    def track(work: Iterable[Any], total: int) -> Iterable[Any]:
-        return progress.track(work, total=total, description=f"{media.model}: scores")
+    def track(work: Iterable[Any], total: int, names: Sequence[str]) -> Iterable[Any]:
+        return progress.track(work, total=total, description=f"{media.model}: {', '.join(names)}")
 
     scored = scorer.score(media, track)
     made = Result(

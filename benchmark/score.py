@@ -12,14 +12,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+from pdmd.errors import UserError
 from pdmd.sprites import grammar, reader
 
 from . import metrics
 from .generate import Sample
+from .media import Video, inside, read_video
 from .result import Metric, Missing
 
-#: Shows progress over an iterable of so many steps.
-Track = Callable[[Iterable[Any], int], Iterable[Any]]
+#: Shows progress over an iterable of so many steps, in which the metrics named come about.
+Track = Callable[[Iterable[Any], int, Sequence[str]], Iterable[Any]]
+NO_PROMPTS = "none"  # in place of a domain: each file is an item of its own
 
 
 @dataclass
@@ -58,15 +61,31 @@ class PromptScore:
 @dataclass(frozen=True)
 class Media:
     """What a folder holds: its samples in the manifest's order, whose they are, the domain of their prompts,
-    and how many prompts and seeds were to be made (0 where nothing says)."""
+    and how many prompts and seeds were to be made (0 where nothing says).
+
+    `out` is where the result goes, the media's own folder or another. `refused` says of a sample, by id and seed,
+    why its file is not to be read.
+    """
 
     folder: Path
+    out: Path
     suite: str
     model: str
     domain: str
     samples: Sequence[Sample]
     prompts: int = 0
     seeds: int = 0
+    refused: Mapping[tuple[str, int], str] = field(default_factory=dict)
+
+    def file_of(self, sample: Sample) -> Path:
+        """A sample's file. Raises UserError where it is refused, or lies outside the folder."""
+        if reason := self.refused.get((sample.id, sample.seed)):
+            raise UserError(reason)
+        return inside(self.folder, sample.file)
+
+    def read(self, sample: Sample) -> Video:
+        """A sample's frames. Raises UserError where they cannot be had."""
+        return read_video(self.file_of(sample))
 
 
 @dataclass(frozen=True)
@@ -97,7 +116,7 @@ class Scorer(Protocol):
         """Every sample's numbers and the suite's. What cannot be read is a problem; the run goes on."""
 
     def draw(self, media: Media, scored: Scored) -> dict[str, str]:
-        """Write the report's pictures into the folder; returns their captions by file name."""
+        """Write the report's pictures into `media.out`; returns their captions by file name."""
 
 
 def fidelity(prompt: str, reading: reader.Reading) -> float:

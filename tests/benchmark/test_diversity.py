@@ -15,7 +15,7 @@ import pytest
 import torch
 import torchvision
 
-from pdmd.benchmark import diversity, media, metrics, report, result
+from pdmd.benchmark import diversity, media, metrics, report, result, score
 from pdmd.benchmark.diversity import Diversity
 from pdmd.benchmark.generate import generate
 from pdmd.benchmark.pairs import similarity
@@ -146,8 +146,8 @@ def test_the_picture_runs_from_least_to_most_diverse(ran, tmp_path, monkeypatch,
 
 def test_one_prompt_is_held_at_a_time(copy, monkeypatch) -> None:
     encoder, reads = Pixels(), []
-    plain = diversity.read_video
-    monkeypatch.setattr(diversity, "read_video", lambda path: reads.append(len(encoder.given)) or plain(path))
+    plain = score.read_video
+    monkeypatch.setattr(score, "read_video", lambda path: reads.append(len(encoder.given)) or plain(path))
     score_folder("diversity", copy, Diversity([similarity("dinov3_similarity", encoder)]))
     assert encoder.given == [8] * 4
     assert Counter(reads) == {0: 8, 1: 8, 2: 8, 3: 8}  # the next prompt is read once this one is measured

@@ -18,6 +18,7 @@ from pdmd.benchmark.features import flow
 from pdmd.benchmark.features.raft import Raft
 from pdmd.benchmark.features.vbench import INSTALL, VBench
 from pdmd.benchmark.generate import Sample
+from pdmd.benchmark.score import Media
 from pdmd.errors import UserError
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # VBench calls PyTorch in old ways
@@ -168,12 +169,13 @@ def test_the_suite_takes_vbenchs_verdict_beside_its_own_flow(checkpoint, raft, t
     media.write_video(tmp_path / "clip.mp4", textured(3, 128, 128, 2), 8)
     sample = Sample("a", "", 0, "clip.mp4")
     second, quick = VBench(checkpoint), Raft(checkpoint, iterations=1)
-    clip = motion.score_clip(tmp_path, sample, "open", quick, second)
-    flow_alone = motion.score_clip(tmp_path, sample, "open", quick)
+    given = Media(tmp_path, tmp_path, "motion", "m", "open", ())
+    clip = motion.score_clip(given, sample, quick, second)
+    flow_alone = motion.score_clip(given, sample, quick)
     assert clip.values == {"optical_flow": flow_alone.values["optical_flow"], "dynamic_degree": 1.0}
     assert clip.scores == second.dynamic(tmp_path / "clip.mp4").scores != flow_alone.scores
     media.write_video(tmp_path / "small.mp4", textured(3, 64, 64, 2), 8)
-    clip = motion.score_clip(tmp_path, Sample("b", "", 0, "small.mp4"), "open", quick, second)
+    clip = motion.score_clip(given, Sample("b", "", 0, "small.mp4"), quick, second)
     assert set(clip.values) == {"optical_flow"}
     assert "120 pixels" in clip.problems["dynamic_degree"]
 
