@@ -68,9 +68,12 @@ ENCODED_AT_ONCE = 50
 
 
 @torch.no_grad()
-def encode_latents(work: Path, vae: AutoencoderKLWan, device: str) -> tuple[torch.Tensor, list[dict[str, str | None]]]:
-    """Normalised latents (n, z, t, h, w) of LATENTS scenes, float16, and their factors."""
-    folder = work / "latents"
+def encode_latents(
+    work: Path, vae: AutoencoderKLWan, device: str, first_frame: bool = False
+) -> tuple[torch.Tensor, list[dict[str, str | None]]]:
+    """Normalised latents (n, z, t, h, w) of LATENTS scenes, float16, and their factors; of scenes whose first
+    frame alone is shown, the rest grey, where `first_frame`."""
+    folder = work / ("first-frames" if first_frame else "latents")
     folder.mkdir(exist_ok=True)
     factors: list[dict[str, str | None]] = []
     rank, together = ranks()
@@ -84,10 +87,12 @@ def encode_latents(work: Path, vae: AutoencoderKLWan, device: str) -> tuple[torc
             means = []
             for i in range(0, CHUNK, ENCODED_AT_ONCE):
                 x = to_model(np.stack([world.render(scene) for scene in scenes[i : i + ENCODED_AT_ONCE]])).to(device)
+                if first_frame:
+                    x[:, :, 1:] = 0
                 means.append(vae.encode(x).latent_dist.mean.cpu())
             torch.save(torch.cat(means), path.with_suffix(".tmp"))
             path.with_suffix(".tmp").rename(path)
-            print(f"latents {c + 1}/{LATENTS // CHUNK}", flush=True)
+            print(f"{folder.name} {c + 1}/{LATENTS // CHUNK}", flush=True)
     wait()
     latents = torch.cat([torch.load(folder / f"{c:03d}.pt", weights_only=True) for c in range(LATENTS // CHUNK)])
     if not any(vae.config.latents_mean):  # an earlier pipeline's transformer knows its own normalisation
@@ -143,15 +148,21 @@ def assemble(vae: AutoencoderKLWan, tokenizer: PreTrainedTokenizerFast, nets: An
     return WanPipeline(tokenizer, nets["text_encoder"], vae, scheduler, nets["transformer"])
 
 
-def contact_sheet(pipeline: WanPipeline, path: Path, guidance: float = 3.0) -> None:
-    """PREVIEW_CLIPS clips, each of a prompt that no training used, five frames each, as one PNG."""
+def preview_scenes(n: int) -> list[tuple[str, world.Scene]]:
+    """n scenes, each with a prompt of it that no training used."""
     rng = np.random.default_rng(6)
-    prompts: list[str] = []
-    while len(prompts) < PREVIEW_CLIPS:
-        factors = world.sample_scene(rng).factors
-        text = grammar.prompt({n: v for n, v in factors.items() if v is not None and rng.random() < 0.8})
+    found: list[tuple[str, world.Scene]] = []
+    while len(found) < n:
+        scene = world.sample_scene(rng)
+        text = grammar.prompt({k: v for k, v in scene.factors.items() if v is not None and rng.random() < 0.8})
         if grammar.held_out(text):
-            prompts.append(text)
+            found.append((text, scene))
+    return found
+
+
+def contact_sheet(pipeline: WanPipeline, path: Path, guidance: float = 3.0) -> None:
+    """PREVIEW_CLIPS clips of held-out prompts, five frames each, as one PNG."""
+    prompts = [text for text, _ in preview_scenes(PREVIEW_CLIPS)]
     pipeline.set_progress_bar_config(disable=True)
     video = pipeline(
         prompts,
@@ -163,14 +174,21 @@ def contact_sheet(pipeline: WanPipeline, path: Path, guidance: float = 3.0) -> N
         max_sequence_length=TOKENS,
         generator=[torch.Generator().manual_seed(i) for i in range(len(prompts))],
     ).frames
-    strips = [np.concatenate(clip[[0, 4, 8, 12, 16]], axis=1) for clip in video]
-    sheet = np.concatenate([np.concatenate(strips[i::2], axis=0) for i in range(2)], axis=1)
+    draw_strips(video, prompts, path)
+
+
+def draw_strips(video: np.ndarray, prompts: list[str], path: Path) -> None:
+    """Five frames of each clip (n, FRAMES, H, W, 3) in [0, 1], in two columns, left first; the prompts beside."""
     import matplotlib.image
 
+    strips = [np.concatenate(clip[[0, 4, 8, 12, 16]], axis=1) for clip in video]
+    sheet = np.concatenate([np.concatenate(strips[i::2], axis=0) for i in range(2)], axis=1)
     matplotlib.image.imsave(path, np.clip(sheet, 0, 1))
     path.with_suffix(".txt").write_text("\n".join(prompts) + "\n")
 
 
+#: The shipped teacher.
+TEACHER = Path(__file__).parent / "teacher"
 #: What the teacher's folder says of itself beside diffusers' own files (see `pdmd.teachers.wan.DEFAULTS`).
 SETTINGS = dict(
     domain="sprites",
@@ -183,7 +201,7 @@ SETTINGS = dict(
 )
 
 
-def publish(pipeline: WanPipeline, folder: Path) -> None:
+def publish(pipeline: Any, folder: Path) -> None:
     """Write the pipeline in 16 bit, with its settings."""
     for part in (pipeline.transformer, pipeline.text_encoder, pipeline.vae):
         part.half()
@@ -215,6 +233,14 @@ def draw_curves(work: Path, path: Path) -> None:
     pyplot.close(figure)
 
 
+def join(device: str) -> None:
+    """Under torchrun, meet the other processes."""
+    if "RANK" in os.environ:
+        dist.init_process_group("nccl" if device == "cuda" else "gloo", timeout=timedelta(days=1))
+    if device == "cuda":
+        torch.cuda.set_device(ranks()[0])
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, default=Path("runs/sprites-teacher"))
@@ -222,10 +248,7 @@ def main() -> None:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     args = parser.parse_args()
     args.work.mkdir(parents=True, exist_ok=True)
-    if "RANK" in os.environ:
-        dist.init_process_group("nccl" if args.device == "cuda" else "gloo", timeout=timedelta(days=1))
-    if args.device == "cuda":
-        torch.cuda.set_device(ranks()[0])
+    join(args.device)
     earlier = WanPipeline.from_pretrained(args.start, torch_dtype=torch.float32) if args.start else None
     if ranks()[0] > 0:
         wait()  # for the first process's autoencoder

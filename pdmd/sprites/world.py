@@ -52,7 +52,7 @@ IMAGE_FACTORS = ("count", "size", "colour", "shape", "ground")
 
 TURN = FRAMES // 2  # frame at which a bouncing object turns back
 MARGIN = 1.0  # least distance from an object to the frame's edge
-GAP = 4.0  # distance between two objects
+GAP = 8.0  # distance between two objects, less where the frame has no room for it
 OBJECT_TEXTURE = (0.32, 12.0)  # relative amplitude, period
 GROUND_TEXTURE = 16.0  # amplitude in levels of 255
 GROUND_PERIOD = 8  # that of the autoencoder's grid, so that the ground costs it little
@@ -108,13 +108,14 @@ def _place(rng: np.random.Generator, factors: Mapping[str, str | None], radius: 
     side, above, below = (e * radius for e in EXTENTS[str(factors["shape"])])
     offsets = np.zeros((1, 2))
     if factors["count"] == "two":
-        apart = (2 * side if axis == 0 else above + below) + GAP
+        across = 2 * side if axis == 0 else above + below
+        apart = across + min(GAP, SIZE - 2 * MARGIN - 2 * across)
         offsets = np.zeros((2, 2))
         offsets[:, axis] = (-apart / 2, apart / 2)
     track = path[:, None, :] + offsets[None]
     low = MARGIN - track.min((0, 1)) + np.array([side, above])
     high = SIZE - MARGIN - track.max((0, 1)) - np.array([side, below])
-    return track + rng.uniform(low, high)
+    return track + rng.uniform(low, np.maximum(low, high))  # equal where the objects fill the frame
 
 
 def _path(rng: np.random.Generator, motion: str, speed: str | None) -> tuple[np.ndarray, int]:
