@@ -5,6 +5,7 @@ nox -s demo             distil the embedded teacher, measure the student's motio
 nox -s tests            the tests, without the minutes-long ones; `nox -s tests -- -k flow` passes on to pytest
 nox -s slow             the minutes-long ones
 nox -s lint             ruff and mypy
+nox -s regression       train the default student, run the suites, compare with reports/baselines/; fails where a gate does
 
 The first run of a session installs the set of versions in constraints.txt: on a line to the package index some
 minutes, later runs seconds. Without a GPU, PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu saves the
@@ -24,6 +25,8 @@ nox.options.reuse_venv = "yes"
 
 #: No session downloads weights; one that tries is a defect and fails at once instead of hanging.
 ENV = {"HF_HUB_OFFLINE": "1"}
+#: What a comparison is written as, and its file's ending.
+REPORTS = {"markdown": "md", "html": "html", "junit": "xml", "json": "json"}
 
 
 def install(session: nox.Session) -> None:
@@ -76,3 +79,26 @@ def demo(session: nox.Session) -> None:
         session.run("pdmd", "train", "--method", "phased", "--out", "runs/demo", env=ENV)
     bench = ["pdmd", "bench", "--suite", "motion", "--model", "runs/demo", "--model", "sprites", "--out", "bench/demo"]
     session.run(*bench, env=ENV)
+
+
+@nox.session
+def regression(session: nox.Session) -> None:
+    """Train the default phased student, run its suites, compare each with its baseline; a failed gate fails it.
+
+    Everything lands under bench/regression/: a Markdown, an HTML and a JUnit file a suite.
+    """
+    install(session)
+    run, out = Path("runs/regression"), Path("bench/regression")
+    resume = ["--resume"] if (run / "config.json").exists() else ["--method", "phased"]
+    session.run("pdmd", "train", *resume, "--out", str(run), env=ENV)
+    session.run("pdmd", "bench", "--suite", "all", "--model", str(run), "--out", str(out), "--quiet", env=ENV)
+    failed = []
+    for baseline in sorted(path.parent for path in Path("reports/baselines").glob("*/result.json")):
+        new = out / baseline.name / run.name
+        files = [f"--{kind}={out / baseline.name}.{end}" for kind, end in REPORTS.items()]
+        try:
+            session.run("pdmd", "compare", str(baseline), str(new), *files, env=ENV)
+        except CommandFailed:
+            failed.append(baseline.name)
+    if failed:
+        session.error(f"worse than the baseline, or not comparable with it: {', '.join(failed)}")
