@@ -3,10 +3,13 @@
 The folder of one model and suite:
 
     media/ID-SEED.mp4   one file a sample, written under a temporary name, then renamed
-    manifest.jsonl      one line a sample, appended only once its file is whole
+    manifest-K.jsonl    while process K makes its share: one line a sample, appended once its file is whole
+    manifest.jsonl      all samples; gathered before the first is made and after the last
     generation.json     what made them: model, settings, prompt file
 
-Scoring reads these files and nothing else.
+Scoring reads these files and nothing else. A batch is a fixed slice of the suite's samples, whoever makes it and
+whatever is there already: a network's float32 sums may differ by a rounding with what shares their batch, and so a
+sample that is made again, or by another process, is the same to the last bit.
 """
 
 from __future__ import annotations
@@ -22,12 +25,14 @@ from typing import Any, Protocol
 import numpy as np
 
 from pdmd.errors import UserError
-from pdmd.files import sha256, write_text
+from pdmd.files import PART, sha256, write_text
 
-from .media import as_fraction, codec_record, write_png, write_video
-from .suites import Prompt, PromptSet, Suite
+from .media import CODEC, Codec, as_fraction, codec_record, inside, write_png, write_video
+from .shards import ALONE, Shard
+from .suites import Prompt, PromptSet, Suite, prompts_record
 
 BATCH_SIZE = 8
+PARTS = "manifest-[0-9]*.jsonl"
 
 
 class Model(Protocol):
@@ -62,9 +67,9 @@ class Sample:
     identity: str | None = None
 
 
-def sample_identity(model: Model, prompt: Prompt, seed: int, frames: int | None) -> str:
+def sample_identity(model: Model, prompt: Prompt, seed: int, frames: int | None, codec: Codec = CODEC) -> str:
     """Hash of everything a sample is a function of: model, prompt, seed, settings."""
-    what = [model.identity, float(model.fps), prompt.id, prompt.text, seed, frames, codec_record()]
+    what = [model.identity, float(model.fps), prompt.id, prompt.text, seed, frames, codec_record(codec)]
     return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()
 
 
@@ -74,35 +79,62 @@ def generate(
     model: Model,
     out: Path,
     batch_size: int = BATCH_SIZE,
-    progress: Callable[[int], None] = lambda done: None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+    *,
+    codec: Codec = CODEC,
+    shard: Shard = ALONE,
 ) -> list[Sample]:
     """Make every sample of the suite that `out` does not hold already, whole and of this very identity.
 
-    `progress` is called with the number of samples just completed (or found). Returns the manifest, in the
-    order of the prompts. Raises UserError where the disk refuses.
+    Of several processes each makes every `shard.count`-th batch. `progress` is called with how many samples are
+    there, and how many are to be. Returns the manifest, in the order of the prompts; process 0's is complete.
+    Raises UserError where the disk refuses.
     """
     wanted = [
-        (p, seed, sample_identity(model, p, seed, suite.frames)) for p in prompts.prompts for seed in suite.seeds_of(p)
+        (p, seed, sample_identity(model, p, seed, suite.frames, codec))
+        for p in prompts.prompts
+        for seed in suite.seeds_of(p)
     ]
-    write_text(out / "generation.json", json.dumps(_record(suite, prompts, model), indent=2) + "\n")
-    manifest = out / "manifest.jsonl"
-    found = {s.identity: s for s in read_manifest(manifest, torn_tail=True)} if manifest.is_file() else {}
-    kept = {key: found[key] for _, _, key in wanted if key in found and _is_whole(out, found[key])}
-    write_text(manifest, "".join(map(_line, kept.values())))
-    progress(len(kept))
-    todo = [item for item in wanted if item[2] not in kept]
-    for start in range(0, len(todo), batch_size):
-        batch = todo[start : start + batch_size]
+    keys, manifest = [key for _, _, key in wanted], out / "manifest.jsonl"
+    if shard.rank == 0:
+        write_text(out / "generation.json", json.dumps(_record(suite, prompts, model, codec), indent=2) + "\n")
+        for half_written in (out / "media").glob(PART):
+            half_written.unlink()
+        _gather(out, keys, lambda sample: _is_whole(out, sample))
+    shard.wait()
+    kept = {sample.identity: sample for sample in read_manifest(manifest)}
+    batches = [wanted[start : start + batch_size] for start in range(0, len(wanted), batch_size)]
+    mine = [batch for batch in batches if any(key not in kept for _, _, key in batch)][shard.rank :: shard.count]
+    total = len(kept) + sum(key not in kept for batch in mine for _, _, key in batch)
+    progress(len(kept), total)
+    for batch in mine:
         videos = model.generate([p.text for p, _, _ in batch], [seed for _, seed, _ in batch], suite.frames)
         if videos.ndim != 5 or videos.dtype != np.uint8 or len(videos) != len(batch):
             raise ValueError(f"{model.name} returned {videos.dtype} {videos.shape} for {len(batch)} prompts")
         for (prompt, seed, key), video in zip(batch, videos, strict=True):
-            kept[key] = _store(out, prompt, seed, key, video, model)
-            _append(manifest, _line(kept[key]))
-        progress(len(batch))
-    samples = [kept[key] for _, _, key in wanted]
-    write_text(manifest, "".join(map(_line, samples)))
-    return samples
+            if key not in kept:
+                kept[key] = _store(out, prompt, seed, key, video, model, codec)
+                _append(out / f"manifest-{shard.rank}.jsonl", _line(kept[key]))
+        progress(len(kept), total)
+    shard.wait()
+    if shard.rank == 0:
+        kept = _gather(out, keys)
+        if lost := [f"{p.id}-{seed}" for p, seed, key in wanted if key not in kept]:
+            raise UserError(f"{out} lacks sample {lost[0]}: the processes do not share one folder")
+    return [kept[key] for key in keys if key in kept]
+
+
+def _gather(out: Path, keys: Sequence[str], sound: Callable[[Sample], bool] = lambda sample: True) -> dict[str, Sample]:
+    """Join the manifest and its parts into manifest.jsonl: the sound samples of these identities, by identity and in
+    this order. A killed run may have left any of the files, and a last line unfinished."""
+    manifest, parts = out / "manifest.jsonl", sorted(out.glob(PARTS))
+    files = [path for path in (manifest, *parts) if path.is_file()]
+    found = {sample.identity: sample for path in files for sample in read_manifest(path, torn_tail=True)}
+    kept = {key: found[key] for key in keys if key in found and sound(found[key])}
+    write_text(manifest, "".join(map(_line, kept.values())))
+    for part in parts:
+        part.unlink()
+    return kept
 
 
 def read_manifest(path: Path, torn_tail: bool = False) -> list[Sample]:
@@ -118,30 +150,47 @@ def read_manifest(path: Path, torn_tail: bool = False) -> list[Sample]:
             break
         try:
             row = json.loads(line)
-            sample = Sample(**{name: row.get(name) for name in Sample.__dataclass_fields__})
-            right = isinstance(sample.file, str) and isinstance(sample.id, str) and isinstance(sample.seed, int)
+            row = {name: row.get(name) for name in Sample.__dataclass_fields__}
+            sample = Sample(**row | {"prompt": row["prompt"] or ""})
+            kinds = ((sample.id, str), (sample.prompt, str), (sample.seed, int), (sample.file, str))
+            right = all(isinstance(value, kind) for value, kind in kinds)
         except (json.JSONDecodeError, AttributeError):
             right = False
         if not right:
             raise UserError(f"{path}, line {i}: not a manifest line; it needs id, prompt, seed and file")
-        if Path(sample.file).is_absolute() or ".." in Path(sample.file).parts:
-            raise UserError(f"{path}, line {i}: {sample.file!r} lies outside the manifest's folder")
         samples.append(sample)
     return samples
 
 
-def _store(out: Path, prompt: Prompt, seed: int, key: str, video: np.ndarray, model: Model) -> Sample:
+def read_record(folder: Path) -> dict[str, Any] | None:
+    """The folder's generation.json, None where there is none. Raises UserError for a damaged one."""
+    path = folder / "generation.json"
+    if not path.is_file():
+        return None
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        assert isinstance(content["model"], dict)
+    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AssertionError):
+        raise UserError(f"{path} is damaged; delete it, or generate the samples again") from None
+    return dict(content)
+
+
+def _store(out: Path, prompt: Prompt, seed: int, key: str, video: np.ndarray, model: Model, codec: Codec) -> Sample:
     """Write one sample's file and return its manifest line."""
-    file = f"media/{prompt.id}-{seed}{'.png' if len(video) == 1 else '.mp4'}"
+    file = f"media/{prompt.id}-{seed}{'.png' if len(video) == 1 else codec.suffix}"
     if len(video) == 1:
         write_png(out / file, video[0])
     else:
-        write_video(out / file, video, model.fps)
+        write_video(out / file, video, model.fps, codec)
     return Sample(prompt.id, prompt.text, seed, file, sha256(out / file), key)
 
 
 def _is_whole(out: Path, sample: Sample) -> bool:
-    return (out / sample.file).is_file() and sha256(out / sample.file) == sample.sha256
+    try:
+        path = inside(out, sample.file)
+    except UserError:
+        return False
+    return path.is_file() and sha256(path) == sample.sha256
 
 
 def _line(sample: Sample) -> str:
@@ -158,7 +207,7 @@ def _append(path: Path, line: str) -> None:
         raise UserError(f"cannot write {path}: {error.strerror or error}") from None
 
 
-def _record(suite: Suite, prompts: PromptSet, model: Model) -> dict[str, Any]:
+def _record(suite: Suite, prompts: PromptSet, model: Model, codec: Codec) -> dict[str, Any]:
     """What generation.json says."""
     return {
         "suite": {
@@ -168,12 +217,11 @@ def _record(suite: Suite, prompts: PromptSet, model: Model) -> dict[str, Any]:
             "own_noise": suite.own_noise,
         },
         "model": {"name": model.name, "domain": model.domain, **model.identity},
-        "prompts": {
-            "file": prompts.file,
-            "version": prompts.version,
-            "sha256": prompts.sha256,
-            "domain": prompts.domain,
-            "n": len(prompts.prompts),
+        "prompts": prompts_record(prompts),
+        "media": {
+            "fps": str(as_fraction(model.fps)),
+            "frames": suite.frames,
+            "video": codec_record(codec),
+            "image": "PNG",
         },
-        "media": {"fps": str(as_fraction(model.fps)), "frames": suite.frames, "video": codec_record(), "image": "PNG"},
     }

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -10,6 +11,9 @@ from pathlib import Path
 import av
 import cv2
 import numpy as np
+from av.container import InputContainer
+from av.format import Flags
+from av.video.stream import VideoStream
 
 from pdmd.errors import UserError
 from pdmd.files import write_bytes, write_whole
@@ -17,16 +21,33 @@ from pdmd.files import write_bytes, write_whole
 
 @dataclass(frozen=True)
 class Codec:
-    """How videos are written. One thread, so that the number of cores does not change the bytes."""
+    """How videos are written. One thread, so that the number of cores does not change the bytes. `crf` and `preset`
+    are None where the codec has none."""
 
     codec: str = "libx264"
-    crf: int = 12
+    crf: int | None = 12
     pix_fmt: str = "yuv420p"
-    preset: str = "veryfast"
+    preset: str | None = "veryfast"
     threads: int = 1
 
+    @property
+    def suffix(self) -> str:
+        """The file name's ending; the container follows from it."""
+        return CONTAINERS[self.codec]
 
+    @property
+    def options(self) -> dict[str, str]:
+        """The encoder's options."""
+        given = {"crf": self.crf, "preset": self.preset, "threads": self.threads}
+        return {name: str(value) for name, value in given.items() if value is not None}
+
+
+#: Containers that state the frame rate exactly.
+CONTAINERS = {"libx264": ".mp4", "ffv1": ".mkv"}
 CODEC = Codec()
+LOSSLESS = Codec("ffv1", crf=None, pix_fmt="bgr0", preset=None)
+IMAGES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"})
+VIDEOS = frozenset({".mp4", ".mkv", ".webm", ".mov", ".avi", ".m4v", ".mpg", ".mpeg", ".ts", ".gif", ".h264", ".mjpeg"})
 
 
 @dataclass(frozen=True)
@@ -47,20 +68,23 @@ def as_fraction(fps: float | Fraction) -> Fraction:
 
 
 def write_video(path: Path, frames: np.ndarray, fps: float | Fraction, codec: Codec = CODEC) -> None:
-    """Write uint8 (F, H, W, 3) as H.264 in MP4 at exactly `fps`, whole or not at all.
+    """Write uint8 (F, H, W, 3) at exactly `fps`, whole or not at all: H.264 in MP4, or FFV1 in Matroska.
 
     Raises UserError for sides that 4:2:0 cannot hold (odd ones), and where the disk refuses.
     """
     _check(frames, 4)
     height, width = frames.shape[1:3]
-    if height % 2 or width % 2:
-        raise UserError(f"cannot write {path}: H.264 needs even sides, the frames are {width} x {height}")
+    if codec.pix_fmt == "yuv420p" and (height % 2 or width % 2):
+        raise UserError(
+            f"cannot write {path}: H.264 needs even sides, the frames are {width} x {height}; --lossless takes any"
+        )
 
     def write(part: Path) -> None:
-        with av.open(str(part), "w", format="mp4") as container:
-            stream = container.add_stream("libx264", rate=as_fraction(fps))
+        exact = {"fflags": "+bitexact"} if codec.suffix == ".mkv" else {}  # else a random identifier, new each time
+        with av.open(str(part), "w", options=exact) as container:
+            stream = container.add_stream(codec.codec, rate=as_fraction(fps))
             stream.width, stream.height, stream.pix_fmt = width, height, codec.pix_fmt
-            stream.options = {"crf": str(codec.crf), "preset": codec.preset, "threads": str(codec.threads)}
+            stream.options = codec.options
             for frame in frames:
                 container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")))
             container.mux(stream.encode())
@@ -75,6 +99,24 @@ def write_png(path: Path, image: np.ndarray) -> None:
     if not done:
         raise UserError(f"cannot encode {path} as PNG")
     write_bytes(path, content.tobytes())
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a file's head states: its size in pixels, and its frame rate where there is one."""
+
+    width: int
+    height: int
+    fps: Fraction | None
+
+
+def probe(path: Path) -> Facts:
+    """A media file's facts, by its head alone for a video. Raises UserError where it cannot be read."""
+    if path.suffix.lower() in IMAGES or not path.is_file():
+        height, width = read_video(path).frames.shape[1:3]
+        return Facts(width, height, None)
+    with _opened(path) as (container, stream):
+        return Facts(stream.codec_context.width, stream.codec_context.height, _stated_fps(container, stream))
 
 
 def inside(folder: Path, file: str) -> Path:
@@ -93,23 +135,37 @@ def read_video(path: Path) -> Video:
     """Decode a video, or an image as one frame. Raises UserError where the file cannot be read."""
     if not path.is_file():
         raise UserError(f"{path} is not there")
-    if path.suffix.lower() in {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"}:
+    if path.suffix.lower() in IMAGES:
         image = cv2.imread(str(path), cv2.IMREAD_COLOR)
         if image is None:
             raise UserError(f"{path} is not a readable image")
         return Video(cv2.cvtColor(image, cv2.COLOR_BGR2RGB)[None], None)
+    with _opened(path) as (container, stream):
+        fps = _stated_fps(container, stream)
+        frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(stream)]
+    if not frames:
+        raise UserError(f"{path} holds no frame")
+    if len({frame.shape for frame in frames}) > 1:
+        raise UserError(f"{path} changes its size from frame to frame")
+    return Video(np.stack(frames), fps)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
+    """A video file and its first stream of pictures. Raises UserError where it, or what is done with it, fails."""
     try:
         with av.open(str(path)) as container:
             if not container.streams.video:
                 raise UserError(f"{path} holds no video")
-            stream = container.streams.video[0]
-            fps = stream.average_rate
-            frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(stream)]
+            yield container, container.streams.video[0]
     except (av.FFmpegError, OSError) as error:
         raise UserError(f"{path} is not a readable video ({error.strerror or error})") from None
-    if not frames:
-        raise UserError(f"{path} holds no frame")
-    return Video(np.stack(frames), fps or None)
+
+
+def _stated_fps(container: InputContainer, stream: VideoStream) -> Fraction | None:
+    """The frame rate that a file states; None for a bare stream without times, for which FFmpeg invents one."""
+    bare = Flags(container.format.flags) & Flags.no_timestamps
+    return None if bare else stream.average_rate or None
 
 
 def contact_sheet(clips: Sequence[np.ndarray], columns: int, gap: int = 2, scale: int = 1) -> np.ndarray:
@@ -125,7 +181,7 @@ def contact_sheet(clips: Sequence[np.ndarray], columns: int, gap: int = 2, scale
 
 def codec_record(codec: Codec = CODEC) -> dict[str, object]:
     """The codec's settings, for provenance."""
-    return asdict(codec)
+    return {name: value for name, value in asdict(codec).items() if value is not None}
 
 
 def _check(pixels: np.ndarray, ndim: int) -> None:

@@ -125,6 +125,8 @@ def summarise(
 
 def no_fidelity(domain: str) -> Missing:
     """Why other domains than the embedded world's have none."""
+    if domain == "none":
+        return Missing("fidelity", "no prompts are known of these files, so nothing can be compared with one", "none")
     return Missing("fidelity", f"no fidelity measure for {domain!r} prompts in this version", "none yet")
 
 

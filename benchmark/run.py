@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from rich.console import Console
@@ -17,9 +17,12 @@ from pdmd.files import write_text
 
 from . import diversity, motion, provenance, report, result
 from .features.weights import check_names
-from .generate import BATCH_SIZE, Model, generate, read_manifest
+from .generate import BATCH_SIZE, Model, generate, read_manifest, read_record
+from .given import Given, match
+from .media import CODEC, LOSSLESS, Codec
 from .result import Result
 from .score import Media, Scored, Scorer, items_csv, prompts_csv
+from .shards import ALONE, Shard
 from .suites import PromptSet, Suite, load_prompts
 
 #: Suite -> what makes its scorer from the weights given and a device.
@@ -41,55 +44,78 @@ def run_suite(
     dynamic_degree: str = "pdmd",
     device: str = "cpu",
     quiet: bool = False,
+    media: Sequence[Path] = (),
+    domain: str | None = None,
+    lossless: bool = False,
+    shard: Shard = ALONE,
 ) -> list[Path]:
-    """Run a suite for every model and return the paths of their result.json, in the models' order.
+    """Run a suite for every model and every folder of media, and return the paths of their result.json, in this order.
 
     Each model gets out/NAME/ with media/, manifest.jsonl, generation.json, items.csv, result.json, report.md
     and its pictures, for diversity also prompts.csv; several models also get a joint out/report.md. Samples
     already there are kept. `weights` are files by network (features/weights.py), `prompts` replaces the
     suite's own file, `limit` takes its first prompts alone, `dynamic_degree` is one of motion.IMPLEMENTATIONS,
-    `device` is where the networks of the metrics run. Raises UserError for bad input, before anything is made.
+    `device` is where the networks of the metrics run. `media` are folders of files made by anything else (given.py),
+    of prompts of `domain`; they are only read. `lossless` writes videos as FFV1. Of several processes (shards.py)
+    each generates its share, and the first alone measures; the others return nothing. Raises UserError for bad
+    input, before anything is made.
     """
     check_names(weights or {})
     make = SCORERS[suite.name]
     if make is motion.make:
         make = partial(motion.make, dynamic_degree=dynamic_degree)
-    scorer = make(weights or {}, device)
+    scorer = make(weights or {}, device) if shard.rank == 0 else None
     sets = [load_prompts(suite, model.domain, prompts) for model in models]
     if limit is not None and limit < 1:
         raise UserError(f"limit {limit}: a run needs at least one prompt")
     sets = [replace(s, prompts=s.prompts[:limit]) for s in sets]
-    names = [model.name for model in models]
+    given = [match(folder, suite, prompts, limit, domain) for folder in media]
+    names = [model.name for model in models] + [folder.resolve().name for folder in media]
+    for folder, name in zip(media, names[len(models) :], strict=True):
+        if (out / name).resolve().is_relative_to(folder.resolve()):
+            raise UserError(f"--out {out} would write into --media {folder}, which is only read; give another --out")
     for name in names:
         if name in ("", ".", "..") or any(c in name for c in "/\\:\0"):
             raise UserError(f"model name {name!r} cannot name a folder under {out}")
         if names.count(name) > 1:
-            raise UserError(f"two models are called {name!r}; their results would overwrite each other")
+            raise UserError(f"two models or folders are called {name!r}; their results would overwrite each other")
+    codec = LOSSLESS if lossless else CODEC
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True), disable=quiet) as bars:
-        results = [
-            run_model(suite, prompt_set, model, out / model.name, scorer, batch_size, bars)
-            for prompt_set, model in zip(sets, models, strict=True)
+        for prompt_set, model in zip(sets, models, strict=True):
+            make_samples(suite, prompt_set, model, out / model.name, batch_size, bars, codec, shard)
+        if scorer is None:
+            return []
+        results = [score_folder(suite.name, out / model.name, scorer, bars) for model in models]
+        results += [
+            score_given(suite.name, folder, found, out / name, scorer, bars)
+            for folder, found, name in zip(media, given, names[len(models) :], strict=True)
         ]
-    if len(models) > 1:
+    if len(names) > 1:
         write_text(out / "report.md", report.joint_markdown(results, names))
     return [out / name / "result.json" for name in names]
 
 
-def run_model(
+def make_samples(
     suite: Suite,
     prompts: PromptSet,
     model: Model,
     folder: Path,
-    scorer: Scorer,
     batch_size: int,
     bars: Progress,
-) -> Result:
-    """Generate and score one model's samples."""
-    total = sum(len(suite.seeds_of(p)) for p in prompts.prompts)
-    task = bars.add_task(f"{model.name}: samples", total=total)
-    generate(suite, prompts, model, folder, batch_size, lambda done: bars.advance(task, done))
-    return score_folder(suite.name, folder, scorer, bars)
+    codec: Codec = CODEC,
+    shard: Shard = ALONE,
+) -> None:
+    """Generate one model's samples, this process's share of them; the time left is that of what is yet to be made."""
+    share = f", process 1 of {shard.count}" if shard.count > 1 else ""
+    task = bars.add_task(f"{model.name}: samples{share}", total=None)
+
+    def show(done: int, total: int) -> None:
+        if bars.tasks[task].total is None:
+            bars.reset(task, total=total, completed=done)
+        bars.update(task, completed=done)
+
+    generate(suite, prompts, model, folder, batch_size, show, codec=codec, shard=shard)
 
 
 def score_folder(suite: str, folder: Path, scorer: Scorer, bars: Progress | None = None) -> Result:
@@ -99,7 +125,7 @@ def score_folder(suite: str, folder: Path, scorer: Scorer, bars: Progress | None
     Raises UserError for a folder without a manifest.
     """
     samples = read_manifest(folder / "manifest.jsonl")
-    generation = _generation(folder)
+    generation = read_record(folder) or {"model": {"name": folder.name, "kind": "media", "path": str(folder)}}
     media = Media(
         folder=folder,
         out=folder,
@@ -110,6 +136,35 @@ def score_folder(suite: str, folder: Path, scorer: Scorer, bars: Progress | None
         prompts=int(generation.get("prompts", {}).get("n", 0)),
         seeds=len(generation.get("suite", {}).get("seeds", [])),
     )
+    return score_media(media, generation, scorer, bars)
+
+
+def score_given(
+    suite: str, folder: Path, given: Given, out: Path, scorer: Scorer, bars: Progress | None = None
+) -> Result:
+    """Score a folder of media made by anything else; the result goes to `out`."""
+    media = Media(
+        folder=folder,
+        out=out,
+        suite=suite,
+        model=folder.resolve().name,
+        domain=given.domain,
+        samples=given.samples,
+        prompts=given.prompts,
+        seeds=given.seeds,
+        refused=given.refused,
+    )
+    return score_media(media, given.record, scorer, bars, given.left_out)
+
+
+def score_media(
+    media: Media,
+    generation: Mapping[str, Any],
+    scorer: Scorer,
+    bars: Progress | None = None,
+    left_out: Mapping[str, str] = MappingProxyType({}),
+) -> Result:
+    """Score media and write the result to `media.out`; `left_out` are files that are none of its samples, and why."""
     progress = bars or Progress(disable=True)
 
     def track(work: Iterable[Any], total: int, names: Sequence[str]) -> Iterable[Any]:
@@ -118,16 +173,16 @@ def score_folder(suite: str, folder: Path, scorer: Scorer, bars: Progress | None
     scored = scorer.score(media, track)
     made = Result(
         schema_version=result.SCHEMA_VERSION,
-        suite=suite,
+        suite=media.suite,
         model=media.model,
         generation=generation,
         provenance=provenance.record() | scorer.provenance(),
         expected=scored.expected,
         metrics=tuple(scored.metrics),
         missing=tuple(scored.missing),
-        problems=scored.problems,
+        problems=scored.problems | {name: {"left out": reason} for name, reason in left_out.items()},
     )
-    write_report(made, folder, scored, scorer.draw(media, scored))
+    write_report(made, media.out, scored, scorer.draw(media, scored))
     return made
 
 
@@ -138,16 +193,3 @@ def write_report(made: Result, folder: Path, scored: Scored, pictures: Mapping[s
         write_text(folder / "prompts.csv", prompts_csv(scored.prompts, [m.name for m in made.metrics]))
     write_text(folder / "report.md", report.markdown(made, pictures))
     result.save(made, folder / "result.json")
-
-
-def _generation(folder: Path) -> dict[str, Any]:
-    """generation.json, or a stand-in for media made by anything else."""
-    path = folder / "generation.json"
-    if not path.is_file():
-        return {"model": {"name": folder.name, "kind": "media", "path": str(folder)}}
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        assert isinstance(content["model"], dict)
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AssertionError):
-        raise UserError(f"{path} is damaged; delete it, or generate the samples again") from None
-    return content

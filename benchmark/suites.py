@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 from pdmd.errors import UserError, suggest
 
@@ -121,6 +122,17 @@ def load_prompts(suite: Suite, domain: str, file: Path | None = None) -> PromptS
         )
     name = suite.prompt_files[domain]
     return parse_prompts(files("pdmd.prompts").joinpath(*name.split("/")).read_bytes(), name, domain, PROMPT_VERSION)
+
+
+def prompts_record(prompts: PromptSet) -> dict[str, Any]:
+    """What a result says of its prompts."""
+    return {
+        "file": prompts.file,
+        "version": prompts.version,
+        "sha256": prompts.sha256,
+        "domain": prompts.domain,
+        "n": len(prompts.prompts),
+    }
 
 
 def parse_prompts(content: bytes, name: str, domain: str, version: int) -> PromptSet:

@@ -119,6 +119,13 @@ def bench(
     model: Annotated[
         list[str] | None, typer.Option(help="A run, a student's folder or a teacher; repeatable.  [the newest run]")
     ] = None,
+    media: Annotated[
+        list[Path] | None,
+        typer.Option(help="A folder of videos or images by any tool, only read; repeatable.  (docs/media.md)"),
+    ] = None,
+    domain: Annotated[
+        str | None, typer.Option(help="open or sprites: whose prompts --media shows.  [its manifest's, else open]")
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="Where results go; with all, in a folder a suite.  [bench]")] = None,
     weights: Annotated[
         list[str] | None,
@@ -129,10 +136,15 @@ def bench(
     dynamic_degree: Annotated[
         str, typer.Option(help="pdmd, or vbench: VBench's own class, slower, installed apart.")
     ] = "pdmd",
-    batch_size: Annotated[int, typer.Option(help="Samples made at once; changes no result.")] = 8,
+    batch_size: Annotated[int, typer.Option(help="Samples made at once; changes results by roundings only.")] = 8,
+    lossless: Annotated[bool, typer.Option("--lossless", help="Write videos as FFV1, not H.264.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress bars.")] = False,
 ) -> None:
-    """Generate a suite's samples and measure them."""
+    """Generate a suite's samples and measure them, or measure a folder of media.
+
+    Under torchrun (torchrun --nproc-per-node N -m pdmd bench ...) each process makes its share of the samples.
+    """
+    from pdmd.benchmark import shards
     from pdmd.benchmark.run import run_suite
     from pdmd.benchmark.suites import ALL, get_suite, suites_for
     from pdmd.run import newest_finished
@@ -142,14 +154,20 @@ def bench(
         get_suite(suite)
     elif prompts:
         raise UserError("--prompts is a file for one suite; name it in place of --suite all")
+    elif media:
+        raise UserError("--media shows one suite; name it in place of --suite all")
+    if domain and not media:
+        raise UserError("--domain says whose prompts --media shows; there is no --media")
     if batch_size < 1:
         raise UserError(f"--batch-size {batch_size}: at least one sample is made at once")
-    if not model:
+    shard = shards.from_environment()
+    if not model and not media:
         newest = newest_finished()
         model = [str(newest or "sprites")]
-        print(f"benchmarking {model[0]} ({'the newest finished run' if newest else 'no finished run in runs/'})")
+        if shard.rank == 0:
+            print(f"benchmarking {model[0]} ({'the newest finished run' if newest else 'no finished run in runs/'})")
     files = {name: Path(file) for name, file in (_pair(text) for text in weights or [])}
-    models = [load_model(name) for name in model]
+    models = [load_model(name) for name in model or []]
     chosen = suites_for([m.domain for m in models]) if suite == ALL else [get_suite(suite)]
     for one in chosen:
         folder = (out or Path("bench")) / one.name if suite == ALL or out is None else out
@@ -162,7 +180,11 @@ def bench(
             prompts=prompts,
             limit=limit,
             dynamic_degree=dynamic_degree,
-            quiet=quiet,
+            quiet=quiet or shard.rank > 0,
+            media=media or (),
+            domain=domain,
+            lossless=lossless,
+            shard=shard,
         )
         for path in results:
             print(f"report: {path.with_name('report.md')}")
