@@ -18,11 +18,11 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
+from pdmd.files import write_text, write_whole
 from pdmd.sprites import world
 
 from . import metrics
 from .features.dis import Dis
-from .files import write_text, write_whole
 from .media import codec_record, read_video, write_video
 from .provenance import git_commit
 
@@ -154,7 +154,8 @@ codec {codec_record()}.
 
 A ratio is the sum of the measured over the sum of the true mean flow over all pixels. "Dynamic degree agrees"
 is the share of clips where VBench's verdict on DIS, after H.264, is its verdict on the true flow.
-Below the world's slowest speed, {world.SPEEDS["slowly"][0]}, changes from frame to frame drown in rounding, and DIS reads too little.
+Below the world's slowest speed, {world.SPEEDS["slowly"][0]}, changes from frame to frame drown in rounding,
+and DIS reads too little.
 Estimator: {Dis().label(world.SIZE, world.SIZE)}, {Dis().provenance()}.
 
 ![dis.png](dis.png)
