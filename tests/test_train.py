@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -177,23 +178,15 @@ def test_full_disk_keeps_the_good_checkpoint(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
 def test_interrupt_saves_and_exits_130(tmp_path, name):
-    args = [
-        "-m",
-        "pdmd",
-        "train",
-        "--teacher",
-        "mixture",
-        "--out",
-        str(tmp_path / "run"),
-        "--set",
-        "generator_steps=9999",
-    ]
-    with subprocess.Popen([sys.executable, *args], stderr=subprocess.PIPE, text=True) as process:
-        metrics = tmp_path / "run" / "metrics.jsonl"
+    run = tmp_path / "run"
+    command = [sys.executable, "-m", "pdmd", "train", "--teacher", "mixture", "--out", str(run)]
+    settings = ["--set", "generator_steps=9999", "--set", "probe_every=0", "--set", "pool=32"]
+    with subprocess.Popen([*command, *settings], stderr=subprocess.PIPE, text=True) as process:
+        metrics = run / "metrics.jsonl"
         while process.poll() is None and (not metrics.exists() or len(metrics.read_text().splitlines()) < 5):
-            pass
+            time.sleep(0.1)
         process.send_signal(getattr(signal, name))
         err = process.stderr.read()
     assert process.returncode == 130, err
     assert "--resume" in err
-    assert states.load(tmp_path / "run" / "checkpoints")["step"] >= 4
+    assert states.load(run / "checkpoints")["step"] >= 4
