@@ -102,7 +102,7 @@ def generate(
             half_written.unlink()
         _gather(out, keys, lambda sample: _is_whole(out, sample))
     shard.wait()
-    kept = {sample.identity: sample for sample in read_manifest(manifest)}
+    kept = {str(sample.identity): sample for sample in read_manifest(manifest)}
     batches = [wanted[start : start + batch_size] for start in range(0, len(wanted), batch_size)]
     mine = [batch for batch in batches if any(key not in kept for _, _, key in batch)][shard.rank :: shard.count]
     total = len(kept) + sum(key not in kept for batch in mine for _, _, key in batch)
@@ -129,7 +129,7 @@ def _gather(out: Path, keys: Sequence[str], sound: Callable[[Sample], bool] = la
     this order. A killed run may have left any of the files, and a last line unfinished."""
     manifest, parts = out / "manifest.jsonl", sorted(out.glob(PARTS))
     files = [path for path in (manifest, *parts) if path.is_file()]
-    found = {sample.identity: sample for path in files for sample in read_manifest(path, torn_tail=True)}
+    found = {str(sample.identity): sample for path in files for sample in read_manifest(path, torn_tail=True)}
     kept = {key: found[key] for key in keys if key in found and sound(found[key])}
     write_text(manifest, "".join(map(_line, kept.values())))
     for part in parts:

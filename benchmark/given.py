@@ -15,7 +15,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -49,6 +49,17 @@ class Given:
     record: Mapping[str, Any]
 
 
+@dataclass(frozen=True)
+class Match:
+    """Rows or files as samples, by one of the four ways: `prompts` where they are of such a set, and in words `how`."""
+
+    samples: Sequence[Sample]
+    domain: str
+    how: str
+    prompts: PromptSet | None = None
+    left_out: Mapping[str, str] = field(default_factory=dict)
+
+
 def match(
     folder: Path, suite: Suite, file: Path | None = None, limit: int | None = None, domain: str | None = None
 ) -> Given:
@@ -59,56 +70,45 @@ def match(
     """
     if not folder.is_dir():
         raise UserError(f"--media {folder}: no such folder")
-    manifest = folder / "manifest.jsonl"
-    rows = read_manifest(manifest) if manifest.is_file() else None
-    recorded = read_record(folder) if rows is not None else None
-    sets = [load_prompts(suite, name, file) for name in ([domain] if domain else ["open", "sprites"])]
+    domains = [domain] if domain else sorted(suite.prompt_files, key=lambda name: name != "open")
+    sets = [load_prompts(suite, name, file) for name in domains]
     sets = [replace(s, prompts=s.prompts[:limit]) for s in sets]
-    if rows is not None and recorded is not None:
-        samples, left_out, prompts = rows, {}, None
-        how, domain = "by its own record", str(recorded["model"].get("domain", "open"))
-    elif rows is not None:
-        prompts = max(sets, key=lambda s: sum(_is_of(row, s) is None for row in rows))
-        samples, left_out = _of_suite(rows, prompts)
-        how = "by manifest"
-        if not samples:
-            samples, left_out, prompts = rows, {}, None
-            how, domain = "by manifest, with prompts of its own", domain or "open"
-            if not any(row.prompt for row in rows):
-                how, domain = "by manifest, without prompts", NO_PROMPTS
+    recorded = None
+    if (manifest := folder / "manifest.jsonl").is_file():
+        rows, recorded = read_manifest(manifest), read_record(folder)
+        if recorded is not None:
+            found = Match(rows, str(recorded["model"].get("domain", "open")), "by its own record")
+        else:
+            found = _by_manifest(rows, sets, domain or "open")
     else:
-        files = media_files(folder, images=suite.frames == 1)
-        prompts = sets[0]
-        samples, left_out = _by_name(files, suite, prompts)
-        how = "by file name"
-        if not samples:
-            samples, left_out, prompts = _alone(files, images=suite.frames == 1), {}, None
-            how, domain = "no prompts: each file is an item of its own", NO_PROMPTS
-    samples, refused, more = _settle(samples, suite)
+        found = _by_name(media_files(folder, images=suite.frames == 1), suite, sets[0])
+    samples, refused, left_out = _settle(found.samples, suite)
     seeds = Counter(Counter(s.id for s in samples).values()).most_common(1)[0][0] if samples else 0
-    expected = len({s.id for s in samples})
-    if prompts:
-        expected, domain = len(prompts.prompts), prompts.domain
-        present = {s.id for s in samples}
-        if absent := [p.id for p in prompts.prompts if p.id not in present]:
+    present = {s.id for s in samples}
+    expected = len(present)
+    if found.prompts:
+        expected = len(found.prompts.prompts)
+        if absent := [p.id for p in found.prompts.prompts if p.id not in present]:
             names = ", ".join(absent[:NAMED]) + (f" and {len(absent) - NAMED} more" if len(absent) > NAMED else "")
-            more["prompts"] = f"{len(absent)} of {expected} have no sample: {names}"
-    model: dict[str, Any] = {"name": folder.resolve().name, "kind": "media", "path": str(folder.resolve())}
-    if recorded:
+            left_out["prompts"] = f"{len(absent)} of {expected} have no sample: {names}"
+    model = {"name": folder.resolve().name, "kind": "media", "path": str(folder.resolve())}
+    model |= {"domain": found.domain, "matched": found.how}
+    record: dict[str, Any]
+    if recorded is not None:
         expected = int(recorded.get("prompts", {}).get("n", expected))
         seeds = len(recorded.get("suite", {}).get("seeds", [])) or seeds
-        model["made_by"] = recorded["model"]
+        record = recorded | {"model": model | {"made_by": recorded["model"]}}
     else:
-        suite_record = {"name": suite.name, "version": suite.version}
-        recorded = {"suite": suite_record, "prompts": prompts_record(prompts) if prompts else {}}
+        of = {"suite": {"name": suite.name, "version": suite.version}}
+        record = of | {"model": model, "prompts": prompts_record(found.prompts) if found.prompts else {}}
     return Given(
         samples=samples,
         refused=refused | _odd_ones(folder, [s for s in samples if (s.id, s.seed) not in refused]),
-        left_out=left_out | more,
+        left_out={**found.left_out, **left_out},
         prompts=expected,
         seeds=seeds,
-        domain=domain or "open",
-        record=recorded | {"model": model | {"domain": domain or "open", "matched": how}},
+        domain=found.domain,
+        record=record,
     )
 
 
@@ -139,9 +139,34 @@ def named(file: PurePosixPath, prompts: Mapping[str, Prompt]) -> tuple[Prompt, i
     return None
 
 
-def _by_name(files: Iterable[PurePosixPath], suite: Suite, prompts: PromptSet) -> tuple[list[Sample], dict[str, str]]:
+def _by_manifest(rows: Sequence[Sample], sets: Sequence[PromptSet], domain: str) -> Match:
+    """Rows as samples of the set that most of them are of, or of prompts of their own, which are of `domain`."""
+    prompts = max(sets, key=lambda s: sum(_not_of(row, s) is None for row in rows))
+    texts = {p.id: p.text for p in prompts.prompts}
+    reasons = [(row, _not_of(row, prompts)) for row in rows]
+    if samples := [replace(row, prompt=texts[row.id]) for row, reason in reasons if reason is None]:
+        left_out = {row.file: reason for row, reason in reasons if reason is not None}
+        return Match(samples, prompts.domain, "by manifest", prompts, left_out)
+    if any(row.prompt for row in rows):
+        return Match(rows, domain, "by manifest, with prompts of its own")
+    return Match(rows, NO_PROMPTS, "by manifest, without prompts")
+
+
+def _not_of(row: Sample, prompts: PromptSet) -> str | None:
+    """Why a manifest's row is no sample of these prompts; None where it is."""
+    own = next((p for p in prompts.prompts if p.id == row.id), None)
+    if own is None:
+        return f"{prompts.file} has no prompt {row.id}"
+    if row.prompt and row.prompt.split() != own.text.split():
+        return f"its prompt is not the text of {row.id} in {prompts.file}"
+    return None
+
+
+def _by_name(files: Sequence[PurePosixPath], suite: Suite, prompts: PromptSet) -> Match:
+    """Files as samples of the prompts that they are named after; where none is, each an item of its own."""
     known = {p.text: p for p in prompts.prompts} | {p.id: p for p in prompts.prompts}
-    samples, left_out = [], {}
+    samples: list[Sample] = []
+    left_out: dict[str, str] = {}
     for file in files:
         if found := named(file, known):
             prompt, seed = found
@@ -149,7 +174,9 @@ def _by_name(files: Iterable[PurePosixPath], suite: Suite, prompts: PromptSet) -
             samples.append(Sample(prompt.id, prompt.text, seed, str(file)))
         else:
             left_out[str(file)] = f"is not named after a prompt of {prompts.file}"
-    return samples, left_out
+    if samples:
+        return Match(samples, prompts.domain, "by file name", prompts, left_out)
+    return Match(_alone(files, suite.frames == 1), NO_PROMPTS, "no prompts: each file is an item of its own")
 
 
 def _alone(files: Iterable[PurePosixPath], images: bool) -> list[Sample]:
@@ -165,23 +192,6 @@ def _alone(files: Iterable[PurePosixPath], images: bool) -> list[Sample]:
         else:
             samples.append(Sample(str(file.with_suffix("")), "", 0, str(file)))
     return samples
-
-
-def _is_of(row: Sample, prompts: PromptSet) -> str | None:
-    """Why a manifest's row is no sample of these prompts; None where it is."""
-    own = next((p for p in prompts.prompts if p.id == row.id), None)
-    if own is None:
-        return f"{prompts.file} has no prompt {row.id}"
-    if row.prompt and row.prompt.split() != own.text.split():
-        return f"its prompt is not the text of {row.id} in {prompts.file}"
-    return None
-
-
-def _of_suite(rows: Sequence[Sample], prompts: PromptSet) -> tuple[list[Sample], dict[str, str]]:
-    texts = {p.id: p.text for p in prompts.prompts}
-    reasons = [_is_of(row, prompts) for row in rows]
-    samples = [replace(row, prompt=texts[row.id]) for row, reason in zip(rows, reasons, strict=True) if reason is None]
-    return samples, {row.file: reason for row, reason in zip(rows, reasons, strict=True) if reason is not None}
 
 
 def _settle(samples: Sequence[Sample], suite: Suite) -> tuple[list[Sample], dict[Key, str], dict[str, str]]:

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from fractions import Fraction
 from pathlib import Path
+from typing import cast
 
 import av
 import cv2
@@ -82,9 +83,9 @@ def write_video(path: Path, frames: np.ndarray, fps: float | Fraction, codec: Co
     def write(part: Path) -> None:
         exact = {"fflags": "+bitexact"} if codec.suffix == ".mkv" else {}  # else a random identifier, new each time
         with av.open(str(part), "w", options=exact) as container:
-            stream = container.add_stream(codec.codec, rate=as_fraction(fps))
+            stream = cast(VideoStream, container.add_stream(codec.codec, rate=as_fraction(fps)))
             stream.width, stream.height, stream.pix_fmt = width, height, codec.pix_fmt
-            stream.options = codec.options
+            stream.options = {**codec.options}
             for frame in frames:
                 container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")))
             container.mux(stream.encode())
