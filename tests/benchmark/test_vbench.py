@@ -10,15 +10,18 @@ from pathlib import Path
 import av
 import cv2
 import numpy as np
+import pandas as pd
 import pytest
 import torch
+from typer.testing import CliRunner
 
-from pdmd.benchmark import media, metrics, motion
+from pdmd.benchmark import media, metrics, motion, result
 from pdmd.benchmark.features import flow
 from pdmd.benchmark.features.raft import Raft
 from pdmd.benchmark.features.vbench import INSTALL, VBench
 from pdmd.benchmark.generate import Sample
 from pdmd.benchmark.score import Media
+from pdmd.cli import app
 from pdmd.errors import UserError
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # VBench calls PyTorch in old ways
@@ -178,6 +181,21 @@ def test_the_suite_takes_vbenchs_verdict_beside_its_own_flow(checkpoint, raft, t
     clip = motion.score_clip(given, Sample("b", "", 0, "small.mp4"), quick, second)
     assert set(clip.values) == {"optical_flow"}
     assert "120 pixels" in clip.problems["dynamic_degree"]
+
+
+def test_the_command_line_takes_vbenchs_verdict_and_the_result_names_it(checkpoint, tmp_path) -> None:
+    media.write_video(tmp_path / "clips" / "a.mp4", textured(3, 128, 128, 2), 8)
+    what = ["bench", "--suite", "motion", "--media", str(tmp_path / "clips"), "--out", str(tmp_path / "out"), "--quiet"]
+    ran = CliRunner().invoke(app, [*what, "--dynamic-degree", "vbench", "--weights", f"raft={checkpoint}"])
+    assert ran.exit_code == 0, ran.output
+    made = result.load(tmp_path / "out" / "clips" / "result.json")
+    assert made.metric("dynamic_degree").estimator == VBench(checkpoint).label()
+    assert made.metric("optical_flow").estimator != made.metric("dynamic_degree").estimator
+    assert made.provenance["dynamic_degree"]["name"] == "vbench.dynamic_degree.DynamicDegree"
+    kept = pd.read_csv(tmp_path / "out" / "clips" / "items.csv")["pair_scores"][0].split()
+    assert [float(score) for score in kept] == pytest.approx(
+        VBench(checkpoint).dynamic(tmp_path / "clips" / "a.mp4").scores, rel=1e-5
+    )
 
 
 def test_a_bad_implementation_or_missing_weights_are_one_line() -> None:
