@@ -31,6 +31,10 @@ def train(
     recipe: Annotated[
         Path | None, typer.Option(help="A TOML file of settings; the teacher's own where left out.")
     ] = None,
+    student: Annotated[
+        str | None, typer.Option(help="full, or lora: adapters on the teacher's weights.  [the recipe's]")
+    ] = None,
+    fake: Annotated[str | None, typer.Option(help="The same for the fake-score network F.  [the recipe's]")] = None,
     set_: Annotated[list[str] | None, typer.Option("--set", help="key=value, over the recipe; repeatable.")] = None,
     out: Annotated[Path | None, typer.Option(help="The run's folder.  [runs/TEACHER-METHOD]")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out, to the same weights.")] = False,
@@ -44,15 +48,16 @@ def train(
     if resume:
         if out is None:
             raise UserError("--resume needs --out, the folder of the run to go on with")
-        if method or teacher or recipe or set_:
-            raise UserError("--resume takes the run's own settings; leave out --method, --teacher, --recipe and --set")
+        if method or teacher or recipe or student or fake or set_:
+            raise UserError("--resume takes the run's own settings; leave out all others but --out")
         run = Run.reopen(out)
         if (run.student / "student.json").is_file():
             print(f"{out} is finished: its student is {run.student}")
             return
         task = prepare(run.config)
     else:
-        config = make_config(method, teacher, recipe, set_ or [])
+        kinds = [f"{key}={value}" for key, value in (("student", student), ("fake", fake)) if value]
+        config = make_config(method, teacher, recipe, [*kinds, *(set_ or [])])
         task = prepare(config)  # before the folder is made: bad input leaves nothing behind
         run = Run.create(out or new_folder(config), config)
     print(f"training {run.config.method} from {run.config.teacher} into {run.folder}")
@@ -230,6 +235,26 @@ def compare(
         print(f"baseline: {done.path} ({done.entry['comparison']})")
     elif comparison and not comparison.passed:
         raise typer.Exit(1)
+
+
+@app.command()
+def export(
+    model: Annotated[str, typer.Argument(metavar="RUN", help="A finished run, or a student's folder.")],
+    to: Annotated[Path, typer.Argument(metavar="DIR", help="The folder to write.")],
+    format: Annotated[
+        str, typer.Option(help="diffusers: a pipeline with whole experts; lora: a file an expert.")
+    ] = "diffusers",
+    result: Annotated[
+        list[Path] | None, typer.Option(help="A result.json of its benchmark, for the model card; repeatable.")
+    ] = None,
+) -> None:
+    """Write a student for other programs: a diffusers pipeline, or LoRA files."""
+    from pdmd.benchmark.report import table
+    from pdmd.benchmark.result import load
+    from pdmd.export import export as export_student
+
+    tables = [table([load(path / "result.json" if path.is_dir() else path)]) for path in result or []]
+    print(export_student(model, to, format, tables))
 
 
 @app.command()

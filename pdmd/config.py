@@ -14,7 +14,9 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from pdmd.errors import UserError, suggest
 from pdmd.plan import METHODS, Interval, Plan, Target, Weight, with_options
-from pdmd.teachers import EMBEDDED, Weights
+from pdmd.teachers import EMBEDDED, Compute, Weights
+
+Training = Literal["full", "lora"]
 
 
 @dataclass(frozen=True)
@@ -34,9 +36,23 @@ class Config:
     weight: Weight | None = None
     fits: int | None = None  # F's fits to a generator step
     ema: float | None = None  # decay of the averaged generator; 0: none
+    # What is trained: whole copies of the teacher's network, or LoRA adapters on its frozen weights.
+    student: Training = "full"
+    student_rank: int = 64
+    student_alpha: float = 8.0
+    fake: Training = "full"
+    fake_rank: int = 64
+    fake_alpha: float = 8.0
     # The run.
     generator_steps: int = 400  # over all phases
     batch: int = 16
+    accumulate: int = 1  # parts that a batch is computed in, one after another; changes nothing else
+    # How networks are run: pdmd.teachers.Compute.
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    checkpointing: bool = False
+    offload: bool = False
+    compile: bool = False
+    # Optimisers.
     lr: float = 1e-4
     fake_lr: float = 1e-4
     beta1: float = 0.0
@@ -80,13 +96,20 @@ class Config:
         return (self.guidance, self.guidance_2)
 
     @property
+    def compute(self) -> Compute:
+        return Compute(self.dtype, self.checkpointing, self.offload, self.compile)
+
+    @property
     def embeddings_folder(self) -> Path:
         """Where prompt embeddings are kept; $PDMD_CACHE stands for ~/.cache/pdmd."""
         cache = Path(os.environ.get("PDMD_CACHE") or "~/.cache/pdmd")
         return (Path(self.embeddings) if self.embeddings else cache / "embeddings").expanduser()
 
 
-POSITIVE = frozenset("steps phases shift generator_steps batch lr fake_lr prompt_count keep checkpoint_every".split())
+POSITIVE = frozenset(
+    "steps phases shift generator_steps batch lr fake_lr prompt_count keep checkpoint_every "
+    "accumulate student_rank student_alpha fake_rank fake_alpha".split()
+)
 NOT_NEGATIVE = frozenset(
     "seed fits ema beta1 beta2 guidance guidance_2 image_every pool pool_refresh probe_every".split()
 )

@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from pdmd.errors import UserError
@@ -41,6 +42,20 @@ def write_bytes(path: Path, content: bytes, advice: str = "") -> None:
 def write_text(path: Path, text: str) -> None:
     """Write UTF-8 text whole or not at all."""
     write_bytes(path, text.encode("utf-8"))
+
+
+@contextlib.contextmanager
+def whole_folder(path: Path) -> Iterator[Path]:
+    """A temporary folder beside `path` to fill; it becomes `path`, unless something is there by then."""
+    part = path.with_name(f".{path.name}.part{os.getpid()}")
+    shutil.rmtree(part, ignore_errors=True)
+    try:
+        part.mkdir(parents=True)
+        yield part
+        if not path.exists():
+            part.rename(path)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
 
 
 def sha256(path: Path) -> str:

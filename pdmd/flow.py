@@ -11,6 +11,8 @@ Source of the subinterval equations: Phased DMD, arXiv 2510.27684; of the rest: 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -128,3 +130,11 @@ def time_grid(steps: int, shift: float = 1.0) -> tuple[float, ...]:
         raise ValueError(f"a grid needs at least one step, got {steps}")
     grid = shift_time(torch.linspace(1, 0, steps + 1, dtype=torch.float32), shift)
     return tuple(grid.tolist())
+
+
+def shift_of(grid: Sequence[float]) -> float:
+    """The k of which `time_grid` made this grid; 1 where it has a single step, which no shift moves."""
+    if len(grid) == 2:
+        return 1.0
+    u, t = 1 - 1 / (len(grid) - 1), grid[1]
+    return t * (1 - u) / (u * (1 - t))

@@ -17,7 +17,7 @@ from pdmd.plan import Plan
 from pdmd.rollout import simulate
 from pdmd.sample import guided_flow, noise
 from pdmd.state import State
-from pdmd.step import fake_error
+from pdmd.step import draw, fake_error
 from pdmd.teachers import Cond, Teacher
 
 PROMPTS, SEEDS = 4, 4
@@ -94,4 +94,5 @@ def fake_lag(
 ) -> float:
     """F's loss on fresh samples of the generator: how far it lags behind."""
     phase = plan.stages[stage][0]
-    return float(fake_error(teacher, plan, phase, state.expert.net, state.fake.net, start, cond, g))
+    drawn = draw(phase, start, g)
+    return float(fake_error(teacher, plan, phase, state.expert.net, state.fake.net, start, cond, drawn))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import io
 import json
@@ -13,14 +12,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from pdmd.config import Config
 from pdmd.errors import UserError
 from pdmd.files import write_bytes
 from pdmd.plan import Plan
 from pdmd.step import Trainee
-from pdmd.teachers import Teacher
+from pdmd.teachers import Lora, Teacher
 
 #: Raised whenever a checkpoint's content changes its meaning.
 VERSION = 1
@@ -30,14 +29,14 @@ ADVICE = "make room and use --resume"
 @dataclass
 class State:
     """`step` counts generator steps over all stages. `experts` are the networks of the plan, those of
-    stages to come still as the teacher; `expert` and `fake` are in training, `average` is the expert's
-    exponential moving average, where the plan has one."""
+    stages to come still as the teacher; `expert` and `fake` are in training, `average` is the exponential moving
+    average of the expert's parameters, by name, where the plan has one."""
 
     step: int
     experts: list[nn.Module]
     expert: Trainee
     fake: Trainee
-    average: nn.Module | None
+    average: dict[str, Tensor] | None
 
     def tensors(self) -> dict[str, Any]:
         """What a checkpoint holds, besides the configuration."""
@@ -47,7 +46,7 @@ class State:
             "expert": self.expert.optimizer.state_dict(),
             "fake": self.fake.net.state_dict(),
             "fake_optimizer": self.fake.optimizer.state_dict(),
-            "average": None if self.average is None else self.average.state_dict(),
+            "average": self.average,
         }
 
     def load(self, content: dict[str, Any]) -> None:
@@ -60,7 +59,8 @@ class State:
             self.fake.net.load_state_dict(content["fake"])
             self.fake.optimizer.load_state_dict(content["fake_optimizer"])
             if self.average is not None:
-                self.average.load_state_dict(content["average"])
+                for name, kept in self.average.items():
+                    kept.copy_(content["average"][name])
         except (KeyError, ValueError, RuntimeError, TypeError) as error:
             raise UserError(f"the checkpoint does not fit this teacher: {str(error).splitlines()[0]}") from None
 
@@ -81,7 +81,8 @@ def begin(teacher: Teacher, config: Config, plan: Plan) -> State:
     t = 1, and one of a later phase as the teacher's that owns the larger share of the phase.
     """
     level = {p.expert: 1.0 if p.start == 1 else (p.start + p.end) / 2 for p in reversed(plan.phases)}
-    experts = [teacher.network(level[k]) for k in range(max(plan.experts) + 1)]
+    count = max(plan.experts) + 1
+    experts = [teacher.network(level[k], lora_of(config, "student", k)) for k in range(count)]
     return begin_stage(teacher, config, plan, experts, 0, 0)
 
 
@@ -94,9 +95,10 @@ def begin_stage(teacher: Teacher, config: Config, plan: Plan, experts: list[nn.M
     phases = plan.stages[stage]
     index = phases[0].expert
     for i, net in enumerate(experts):
-        net.requires_grad_(i == index)
-    fake = teacher.network((min(p.low for p in phases) + max(p.high for p in phases)) / 2)
-    average = copy.deepcopy(experts[index]).requires_grad_(False) if plan.ema else None
+        net.requires_grad_(i == index).zero_grad(set_to_none=True)
+    level = (min(p.low for p in phases) + max(p.high for p in phases)) / 2
+    fake = teacher.network(level, lora_of(config, "fake", stage))
+    average = {k: p.detach().clone() for k, p in experts[index].named_parameters()} if plan.ema else None
     return State(
         step,
         experts,
@@ -106,14 +108,24 @@ def begin_stage(teacher: Teacher, config: Config, plan: Plan, experts: list[nn.M
     )
 
 
+def lora_of(config: Config, role: str, index: int) -> Lora | None:
+    """The adapter that the student's expert `index` is, or F in stage `index`; none where it is a whole network."""
+    if role == "student" and config.student == "lora":
+        seed = generator(config.seed, 3, index).initial_seed()
+        return Lora(f"expert_{index}", config.student_rank, config.student_alpha, seed)
+    if role == "fake" and config.fake == "lora":
+        return Lora("fake", config.fake_rank, config.fake_alpha, generator(config.seed, 4, index).initial_seed())
+    return None
+
+
 def _adamw(net: nn.Module, lr: float, config: Config) -> torch.optim.Optimizer:
     return torch.optim.AdamW(net.parameters(), lr=lr, betas=(config.beta1, config.beta2), weight_decay=0.0)
 
 
 def hand_on(state: State) -> None:
     """At a stage's end the averaged expert, where there is one, becomes the expert."""
-    if state.average is not None:
-        state.expert.net.load_state_dict(state.average.state_dict())
+    for name, kept in (state.average or {}).items():
+        state.expert.net.get_parameter(name).data.copy_(kept)
 
 
 def generator(*key: int) -> torch.Generator:

@@ -5,6 +5,7 @@ Read with plan.py: what differs between methods is in the Phase and the Plan, ne
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -29,13 +30,24 @@ class Trainee:
     net: nn.Module
     optimizer: torch.optim.Optimizer
 
-    def descend(self, loss: Tensor) -> Tensor:
-        """One optimiser step; returns the gradient's norm before clipping."""
+    def descend(self, losses: Iterable[Tensor]) -> Tensor:
+        """One optimiser step down the sum of the losses, each of them back-propagated before the next is made;
+        returns the gradient's norm before clipping."""
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        for loss in losses:
+            loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(self.net.parameters(), CLIP)
         self.optimizer.step()
         return norm
+
+
+@dataclass(frozen=True)
+class Draw:
+    """What a batch draws: the step j that a rollout stops after, noise levels t (n,) and noise eps (n, ...)."""
+
+    stop: int
+    t: Tensor
+    eps: Tensor
 
 
 @dataclass(frozen=True)
@@ -59,6 +71,16 @@ def draw_noise(like: Tensor, generator: torch.Generator) -> Tensor:
     return torch.randn(like.shape, generator=generator, device=generator.device).to(like.device)
 
 
+def draw(phase: Phase, like: Tensor, generator: torch.Generator) -> Draw:
+    """All that is random in a batch, whatever parts it is computed in."""
+    return Draw(draw_stop(phase, generator), draw_t(phase, like, generator), draw_noise(like, generator))
+
+
+def parts(n: int, count: int) -> list[tuple[slice, float]]:
+    """n rows in at most `count` parts of as even a size as can be, with each part's share of the rows."""
+    return [(slice(int(rows[0]), int(rows[-1]) + 1), len(rows) / n) for rows in torch.arange(n).chunk(count)]
+
+
 def fake_error(
     teacher: Teacher,
     plan: Plan,
@@ -67,13 +89,13 @@ def fake_error(
     fake: nn.Module,
     start: Tensor,
     cond: Cond,
-    generator: torch.Generator,
+    drawn: Draw,
+    rows: slice = slice(None),
 ) -> Tensor:
     """F's loss on fresh samples of the generator, a scalar: x_s = rollout(...), x_t = renoise(x_s), regression."""
+    start, cond, t, eps = start[rows], cond[rows], drawn.t[rows], drawn.eps[rows]
     with torch.no_grad():
-        sample = rollout(teacher.velocity, expert, phase, start, cond, draw_stop(phase, generator))
-    t = draw_t(phase, start, generator)
-    eps = draw_noise(start, generator)
+        sample = rollout(teacher.velocity, expert, phase, start, cond, drawn.stop)
     x_t = renoise(sample.x_s, eps, phase.end, t)
     return fake_loss(plan, phase, teacher.velocity(fake, x_t, t, cond), sample, eps, x_t, t).mean()
 
@@ -87,11 +109,19 @@ def fit_fake(
     start: Tensor,
     cond: Cond,
     generator: torch.Generator,
+    count: int = 1,
 ) -> Tensor:
-    """One fit of F to the generator's distribution; returns the loss."""
-    loss = fake_error(teacher, plan, phase, expert, fake.net, start, cond, generator)
-    fake.descend(loss)
-    return loss.detach()
+    """One fit of F to the generator's distribution, the batch in `count` parts; returns the loss."""
+    drawn, made = draw(phase, start, generator), []
+
+    def losses() -> Iterator[Tensor]:
+        for rows, share in parts(len(start), count):
+            loss = share * fake_error(teacher, plan, phase, expert, fake.net, start, cond, drawn, rows)
+            made.append(loss.detach())
+            yield loss
+
+    fake.descend(losses())
+    return torch.stack(made).sum()
 
 
 def update_generator(
@@ -103,14 +133,24 @@ def update_generator(
     start: Tensor,
     cond: Cond,
     generator: torch.Generator,
+    count: int = 1,
 ) -> Update:
     """One step of the generator down the gradient of the reverse KL between its diffused samples and
-    the teacher's: rollout with gradient where the phase says, renoise, T (guided) and F without."""
-    sample = rollout(teacher.velocity, expert.net, phase, start, cond, draw_stop(phase, generator))
-    with torch.no_grad():
-        t = draw_t(phase, start, generator)
-        x_t = renoise(sample.x_s, draw_noise(start, generator), phase.end, t)
-        real = teacher.guided(x_t, t, cond)
-        gradient = generator_gradient(plan, phase, sample, x_t, t, real, teacher.velocity(fake, x_t, t, cond))
-    norm = expert.descend(surrogate(sample.x_s, gradient))
-    return Update(gradient.pow(2).mean(), norm, normaliser(sample, x0_from_velocity(x_t, real, t)))
+    the teacher's, the batch in `count` parts: rollout with gradient where the phase says, renoise, T (guided) and F
+    without."""
+    drawn, gradients, normalisers = draw(phase, start, generator), [], []
+
+    def losses() -> Iterator[Tensor]:
+        for rows, share in parts(len(start), count):
+            t, c = drawn.t[rows], cond[rows]
+            sample = rollout(teacher.velocity, expert.net, phase, start[rows], c, drawn.stop)
+            with torch.no_grad():
+                x_t = renoise(sample.x_s, drawn.eps[rows], phase.end, t)
+                real = teacher.guided(x_t, t, c)
+                gradient = generator_gradient(plan, phase, sample, x_t, t, real, teacher.velocity(fake, x_t, t, c))
+                gradients.append(gradient)
+                normalisers.append(normaliser(sample, x0_from_velocity(x_t, real, t)))
+            yield share * surrogate(sample.x_s, gradient)
+
+    norm = expert.descend(losses())
+    return Update(torch.cat(gradients).pow(2).mean(), norm, torch.cat(normalisers))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import signal
 import time
 from collections.abc import Callable
@@ -16,6 +15,7 @@ from torch import Tensor
 from pdmd import state as states
 from pdmd.config import Config
 from pdmd.errors import UserError
+from pdmd.files import whole_folder
 from pdmd.health import Probe, fake_lag
 from pdmd.plan import Plan
 from pdmd.run import Run
@@ -60,7 +60,7 @@ class Task:
 
 def prepare(config: Config) -> Task:
     """Load the teacher and the prompts. Raises UserError for bad input; writes nothing."""
-    teacher = load_teacher(config.teacher, config.weights, config.embeddings_folder)
+    teacher = load_teacher(config.teacher, config.weights, config.embeddings_folder, config.compute)
     teacher.shape(teacher.frames)
     plan = config.plan()
     return Task(plan, teacher, Starts(teacher, config, plan))
@@ -117,16 +117,15 @@ def _step(run: Run, task: Task, state: State, stage: int) -> dict[str, float]:
     phases = plan.stages[stage]
     phase = phases[int(torch.randint(len(phases), (), generator=g))]
     frames = starts.frames(state.step)
-    losses = []
+    losses, count = [], run.config.accumulate
     for _ in range(plan.fits):
         x, cond = starts.draw(state, stage, phase, frames, g)
-        losses.append(fit_fake(teacher, plan, phase, state.expert.net, state.fake, x, cond, g))
+        losses.append(fit_fake(teacher, plan, phase, state.expert.net, state.fake, x, cond, g, count))
     x, cond = starts.draw(state, stage, phase, frames, g)
-    update = update_generator(teacher, plan, phase, state.expert, state.fake.net, x, cond, g)
+    update = update_generator(teacher, plan, phase, state.expert, state.fake.net, x, cond, g, count)
     _finite(run, state, stage, fake_loss=torch.stack(losses or [torch.zeros(())]), generator_gradient=update.norm)
-    if state.average is not None:
-        for kept, new in zip(state.average.parameters(), state.expert.net.parameters(), strict=True):
-            kept.data.lerp_(new.data, 1 - plan.ema)
+    for name, kept in (state.average or {}).items():
+        kept.lerp_(state.expert.net.get_parameter(name).data, 1 - plan.ema)
     low, middle, high = update.normaliser.quantile(torch.tensor([0.1, 0.5, 0.9])).tolist()
     return {
         "fake_loss": float(torch.stack(losses).mean()) if losses else 0.0,
@@ -165,15 +164,9 @@ def _health(run: Run, task: Task, state: State, stage: int, probe: Probe, say: S
 
 def finish(teacher: Teacher, run: Run, plan: Plan, state: State) -> Path:
     """Write the student's folder whole or not at all."""
-    temporary = run.folder / f".{run.student.name}.tmp"
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir()
     try:
-        teacher.save_student(state.experts, plan.grid, plan.experts, temporary)
-        if not run.student.exists():
-            temporary.rename(run.student)
+        with whole_folder(run.student) as temporary:
+            teacher.save_student(state.experts, plan.grid, plan.experts, temporary)
     except OSError as error:
         raise UserError(f"cannot write {run.student}: {error.strerror}; make room and use --resume") from None
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
     return run.student

@@ -100,7 +100,8 @@ def test_a_seed_means_the_same_sample_in_any_batch(folder):
 def test_every_method_trains_samples_exports_and_reloads(folder, tmp_path, method, overrides):
     steps = 4 if overrides else 2
     short = (f"generator_steps={steps}", "batch=2", "fits=1", "pool=2", "prompt_count=4", "probe_every=0", "lr=1e-3")
-    run = Run.create(tmp_path / "run", make_config(method, str(folder), None, (*short, *overrides)))
+    settings = (*short, "student=full", "image_every=2", *overrides)  # clips and, in turn, single frames
+    run = Run.create(tmp_path / "run", make_config(method, str(folder), None, settings))
     task = prepare(run.config)
     start = states.begin(task.teacher, run.config, task.plan)
     last = {}
@@ -119,7 +120,8 @@ def test_every_method_trains_samples_exports_and_reloads(folder, tmp_path, metho
     again = load_model(str(student))
     assert torch.equal(again.latents(PROMPTS, [0, 1], None), latents)
     assert again.identity["sha256"] == model.identity["sha256"]
-    assert model.generate(PROMPTS[:1], [0], None).shape == (1, model.frames, 32, 32, 3)
+    for frames in {1, model.frames}:
+        assert model.generate(PROMPTS[:1], [0], frames).shape == (1, frames, 32, 32, 3)
 
 
 def test_a_one_phase_student_is_a_stock_pipeline(family, folder, tmp_path):
@@ -171,7 +173,7 @@ BEGINNINGS = [
 def test_experts_and_f_start_from_the_expert_that_owns_their_noise_levels(folders, method, overrides, experts, fakes):
     teacher = load_teacher(str(folders["wan2.2"]))
     nets = {"high": teacher.pipeline.transformer, "low": teacher.pipeline.transformer_2}
-    config = make_config(method, str(folders["wan2.2"]), None, overrides)
+    config = make_config(method, str(folders["wan2.2"]), None, (*overrides, "student=full"))
     plan = config.plan()
     made = states.begin(teacher, config, plan).experts
     assert [[n for n, net in nets.items() if same(net, e)] for e in made] == [[name] for name in experts]

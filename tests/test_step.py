@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from pdmd.plan import METHODS, Plan, phased, with_options
 from pdmd.rollout import simulate
-from pdmd.step import T_MARGIN, Trainee, draw_noise, draw_t, fake_error, fit_fake, update_generator
+from pdmd.step import T_MARGIN, Trainee, draw, draw_noise, draw_t, fake_error, fit_fake, update_generator
 from pdmd.teachers.mixture import MLP, Mixture, Modes
 
 TEACHER = Mixture()
@@ -126,7 +126,7 @@ def test_fits_lower_the_loss_on_fresh_draws():
     x = draw_noise(torch.empty(BATCH, 2), rng(2))
 
     def error() -> float:
-        return float(fake_error(TEACHER, plan, phase, expert, fake.net, x, COND, rng(7)).detach())
+        return float(fake_error(TEACHER, plan, phase, expert, fake.net, x, COND, draw(phase, x, rng(7))).detach())
 
     before = error()
     for k in range(60):

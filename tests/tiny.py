@@ -28,14 +28,16 @@ def _settle(folder: Path, pipeline, **settings) -> Path:
     return folder
 
 
-def wan_transformer(channels: int = 4) -> WanTransformer3DModel:
+def wan_transformer(channels: int = 4, heads: int = 2) -> WanTransformer3DModel:
     return WanTransformer3DModel(
-        num_attention_heads=2, attention_head_dim=12, in_channels=channels, out_channels=channels, text_dim=16,
+        num_attention_heads=heads, attention_head_dim=12, in_channels=channels, out_channels=channels, text_dim=16,
         freq_dim=16, ffn_dim=32, num_layers=2, rope_max_seq_len=32,
     )  # fmt: skip
 
 
-def wan(folder: Path, channels: int = 4, z_dim: int = 4, boundary: float | None = None, **settings) -> Path:
+def wan(
+    folder: Path, channels: int = 4, z_dim: int = 4, boundary: float | None = None, heads: int = 2, **settings
+) -> Path:
     """A Wan2.1; with a boundary, a Wan2.2 of two experts."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
@@ -43,7 +45,7 @@ def wan(folder: Path, channels: int = 4, z_dim: int = 4, boundary: float | None 
             base_dim=8, z_dim=z_dim, dim_mult=[1, 1, 1, 1], num_res_blocks=1, temperal_downsample=[False, True, True],
             latents_mean=[0.1] * z_dim, latents_std=[2.0] * z_dim,
         )  # fmt: skip
-        transformer = wan_transformer(channels)
+        transformer = wan_transformer(channels, heads)
         tokenizer = build_tokenizer()
         text = UMT5EncoderModel(
             UMT5Config(vocab_size=len(tokenizer), d_model=16, d_kv=8, d_ff=32, num_layers=1, num_heads=2)

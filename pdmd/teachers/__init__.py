@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, Literal, Protocol, TypeVar
 
 import numpy as np
 from torch import Tensor, nn
@@ -14,6 +15,30 @@ from pdmd.errors import UserError
 #: A teacher's weight w of guidance: one number, or one for each of its experts.
 Weights = float | Sequence[float]
 C = TypeVar("C", bound="Cond")
+
+
+@dataclass(frozen=True)
+class Lora:
+    """What is to be known of a LoRA adapter: `name` on its base, `rank`, `alpha` (its change of a weight is
+    alpha / rank B A), and the `seed` of its start."""
+
+    name: str
+    rank: int
+    alpha: float
+    seed: int
+
+
+@dataclass(frozen=True)
+class Compute:
+    """How networks are run. `dtype`: of their matrix products, and of the weights that no one trains; adapters,
+    trained copies, gradients and losses are float32. `checkpointing`: a backward pass recomputes each block's
+    activations. `offload`: what a backward pass needs waits in the CPU's memory. `compile`: blocks by torch.compile.
+    """
+
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    checkpointing: bool = False
+    offload: bool = False
+    compile: bool = False
 
 
 class Cond(Protocol):
@@ -51,9 +76,9 @@ class Teacher(Protocol):
     def grid(self, steps: int) -> tuple[float, ...]:
         """The family's own noise levels for that many steps, 1 = t_0 > ... > t_N = 0."""
 
-    def network(self, t: float = 1.0) -> nn.Module:
+    def network(self, t: float = 1.0, lora: Lora | None = None) -> nn.Module:
         """A fresh trainable network that starts as the teacher: as its expert for noise level t, where it
-        has several."""
+        has several. With `lora` an adapter on the teacher's own weights, else a copy of them."""
 
     def velocity(self, net: nn.Module, x: Tensor, t: Tensor, cond: Any) -> Tensor:
         """A network's velocity at x (n, ...) and t (n,), float32."""
@@ -74,41 +99,47 @@ class Teacher(Protocol):
         """What identifies the weights: kind, path, sha256."""
 
     def save_student(self, experts: Sequence[nn.Module], grid: Sequence[float], steps: Sequence[int], to: Path) -> None:
-        """Write the experts as a folder of the family's own format; `steps` is the expert of each step."""
+        """Write the experts as a folder of the family's own format, those that are adapters as LoRA files; `steps` is
+        the expert of each step."""
 
 
-def _sprites(guidance: Weights | None) -> Teacher:
+def _sprites(guidance: Weights | None, compute: Compute) -> Teacher:
     from pdmd.teachers.families import load
 
-    return load(Path(__file__).parent.parent / "sprites" / "teacher", "sprites", guidance)
+    return load(Path(__file__).parent.parent / "sprites" / "teacher", "sprites", guidance, compute=compute)
 
 
-def _mixture(guidance: Weights | None) -> Teacher:
+def _mixture(guidance: Weights | None, compute: Compute) -> Teacher:
     from pdmd.teachers.mixture import Mixture
 
     if guidance is not None:
         raise UserError("teacher mixture has no conditions and takes no guidance")
+    if compute != Compute():
+        raise UserError("teacher mixture runs as it is: leave out dtype, checkpointing, offload and compile")
     return Mixture()
 
 
 #: The teachers that need no download.
-EMBEDDED: dict[str, Callable[[Weights | None], Teacher]] = {"sprites": _sprites, "mixture": _mixture}
+EMBEDDED: dict[str, Callable[[Weights | None, Compute], Teacher]] = {"sprites": _sprites, "mixture": _mixture}
 
 
-def load_teacher(spec: str, guidance: Weights | None = None, embeddings: Path | None = None) -> Teacher:
+def load_teacher(
+    spec: str, guidance: Weights | None = None, embeddings: Path | None = None, compute: Compute | None = None
+) -> Teacher:
     """A teacher by embedded name, or from a folder in the diffusers format, or by hub id.
 
     `guidance` replaces the teacher's own weight w. With `embeddings`, a teacher that is not embedded keeps
     its prompts' in that folder, and its text encoder in memory only to make them. Raises UserError for
     what is none of these.
     """
+    compute = compute or Compute()
     if spec in EMBEDDED:
-        return EMBEDDED[spec](guidance)
+        return EMBEDDED[spec](guidance, compute)
     if not Path(spec).exists() and spec.count("/") != 1:
         raise UserError(f"no teacher {spec!r}: give {', '.join(EMBEDDED)}, a diffusers folder or a hub id (owner/name)")
     from pdmd.teachers.families import load
 
-    return load(spec, guidance=guidance, embeddings=embeddings)
+    return load(spec, guidance=guidance, embeddings=embeddings, compute=compute)
 
 
 def load_student(folder: Path, count: int) -> tuple[Teacher, list[nn.Module], dict[str, Any]]:
@@ -116,10 +147,10 @@ def load_student(folder: Path, count: int) -> tuple[Teacher, list[nn.Module], di
 
     Raises UserError for what cannot be loaded.
     """
-    if (folder / "model_index.json").is_file():
-        from pdmd.teachers import families
+    if (folder / "expert_0.safetensors").is_file():
+        from pdmd.teachers import mixture
 
-        return families.load_student(folder, count)
-    from pdmd.teachers import mixture
+        return mixture.load_student(folder, count)
+    from pdmd.teachers import families
 
-    return mixture.load_student(folder, count)
+    return families.load_student(folder, count)

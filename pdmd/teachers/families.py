@@ -23,9 +23,11 @@ from torch import nn
 
 from pdmd.embeddings import Embeddings
 from pdmd.errors import UserError, first_line
-from pdmd.teachers import Weights
-from pdmd.teachers.pipeline import PipelineTeacher, expert_names, read_settings
+from pdmd.teachers import Compute, Weights, load_teacher
+from pdmd.teachers.lora import plain
+from pdmd.teachers.pipeline import PipelineTeacher, folder_sha256, read_settings
 from pdmd.teachers.qwen_image import QwenImage
+from pdmd.teachers.students import STUDENT_FILE, attach, bounds_of, expert_names, read_student, student_settings
 from pdmd.teachers.wan import Wan
 
 #: The families by diffusers' class. One more is one more file and a line here: docs/families.md.
@@ -45,10 +47,18 @@ LOADING_ERRORS = (OSError, ValueError, TypeError, RuntimeError, KeyError, Attrib
 
 
 def load(
-    spec: str | Path, name: str | None = None, guidance: Weights | None = None, embeddings: Path | None = None
+    spec: str | Path,
+    name: str | None = None,
+    guidance: Weights | None = None,
+    embeddings: Path | None = None,
+    compute: Compute | None = None,
 ) -> PipelineTeacher:
     """A teacher from a folder or a hub id; where `embeddings` names a folder, prompt embeddings are kept in it.
-    Raises UserError for what is no pipeline, of no family known here, or damaged."""
+    A student's folder is a teacher with all its experts. Raises UserError for what is no pipeline, of no family known
+    here, or damaged."""
+    described = read_student(Path(spec))
+    if described and "lora" in described:
+        return _merged(Path(spec), described, guidance, embeddings, compute)
     index = find_index(spec)
     kind = class_name(index)
     if kind not in FAMILIES:
@@ -60,17 +70,69 @@ def load(
     for library in (diffusers.utils.logging, transformers.utils.logging):
         library.disable_progress_bar()  # loading's bars; ours are for work that takes time
     without = {} if embeddings is None else {"text_encoder": None}
+    compute = compute or Compute()
+    weights = getattr(torch, compute.dtype)
+    dtypes = {"transformer": weights, "transformer_2": weights, "default": torch.float32}
     try:
         folder = index.parent if Path(spec).exists() else Path(family.pipeline_class.download(str(spec)))
-        pipeline = family.pipeline_class.from_pretrained(folder, dtype=torch.float32, **without)
+        pipeline = family.pipeline_class.from_pretrained(folder, dtype=dtypes, **without)
     except LOADING_ERRORS as error:
         raise UserError(f"cannot load {spec} as a {kind}: {first_line(error)}") from None
     settings = read_settings(folder, family.defaults(pipeline))
     if guidance is not None:
         settings = replace(settings, guidance=guidance)
     teacher = family(pipeline, name or Path(spec).name, folder, settings)
+    teacher.spec = name or (str(folder.resolve()) if Path(spec).exists() else str(spec))
     if embeddings is not None:
         teacher.embeddings = Embeddings(embeddings, folder)
+    if described:
+        teacher.take(_whole(teacher, max(described["experts"]) + 1), bounds_of(described["grid"], described["experts"]))
+    teacher.run_as(compute)
+    return teacher
+
+
+def _whole(own: PipelineTeacher, count: int) -> list[nn.Module]:
+    """The `count` experts of a student's pipeline folder."""
+    experts: list[nn.Module] = []
+    for name in expert_names(count):
+        net = getattr(own.pipeline, name, None)
+        if net is None:  # the stock pipeline has no place for it
+            try:
+                net = type(own.pipeline.transformer).from_pretrained(own.folder / name, dtype=torch.float32)
+            except LOADING_ERRORS as error:
+                raise UserError(f"cannot load expert {own.folder / name}: {first_line(error)}") from None
+        experts.append(net.requires_grad_(False).eval())
+    return experts
+
+
+def _base(
+    folder: Path, described: dict[str, Any], embeddings: Path | None = None, compute: Compute | None = None
+) -> PipelineTeacher:
+    """What a LoRA student's files sit on."""
+    try:
+        base = load_teacher(described["lora"]["base"], None, embeddings, compute)
+    except UserError as error:
+        raise UserError(f"{folder} needs its base, named in {STUDENT_FILE}: {error}") from None
+    assert isinstance(base, PipelineTeacher)
+    return base
+
+
+def _merged(
+    folder: Path,
+    described: dict[str, Any],
+    guidance: Weights | None,
+    embeddings: Path | None,
+    compute: Compute | None,
+) -> PipelineTeacher:
+    """A LoRA student as a teacher: its experts whole."""
+    base = _base(folder, described, embeddings, compute)
+    experts = [plain(net) for net in attach(base, folder, described)]
+    teacher = type(base)(base.pipeline, folder.name, folder, student_settings(base.settings, described["grid"]))
+    teacher.spec, teacher.embeddings = str(folder.resolve()), base.embeddings
+    if guidance is not None:
+        teacher.guidance = guidance
+    teacher.take(experts, bounds_of(described["grid"], described["experts"]))
+    teacher.run_as(base.compute)
     return teacher
 
 
@@ -98,14 +160,10 @@ def class_name(index: Path) -> str:
 
 def load_student(folder: Path, count: int) -> tuple[PipelineTeacher, list[nn.Module], dict[str, Any]]:
     """A student's pipeline, its `count` experts and its identity, from what `save_student` wrote."""
+    described = read_student(folder)
+    if described and "lora" in described:
+        own = _base(folder, described)
+        identity = own.identity() | {"path": str(folder), "sha256": folder_sha256(folder)}
+        return own, attach(own, folder, described), identity | {"kind": "student"}
     own = load(folder)
-    experts: list[nn.Module] = []
-    for name in expert_names(count):
-        net = getattr(own.pipeline, name, None)
-        if net is None:  # the stock pipeline has no place for it
-            try:
-                net = type(own.pipeline.transformer).from_pretrained(folder / name, dtype=torch.float32)
-            except LOADING_ERRORS as error:
-                raise UserError(f"cannot load expert {folder / name}: {first_line(error)}") from None
-        experts.append(net.requires_grad_(False).eval())
-    return own, experts, own.identity() | {"kind": "student"}
+    return own, own.experts, own.identity() | {"kind": "student"}

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 from pdmd.errors import UserError
 from pdmd.flow import score_from_velocity, time_grid, x0_from_velocity
+from pdmd.teachers import Lora
 
 #: Least variance of x_t about a mode, where a mixture of points is asked for its velocity near t = 0.
 SMALLEST_VARIANCE = 1e-8
@@ -161,7 +162,9 @@ class Mixture:
     def grid(self, steps: int) -> tuple[float, ...]:
         return time_grid(steps, self.shift)
 
-    def network(self, t: float = 1.0) -> nn.Module:
+    def network(self, t: float = 1.0, lora: Lora | None = None) -> nn.Module:
+        if lora is not None:
+            raise UserError("teacher mixture takes no LoRA: leave student and fake at full")
         return copy.deepcopy(_fitted(self))
 
     def velocity(self, net: nn.Module, x: Tensor, t: Tensor, cond: Tensor) -> Tensor:

@@ -2,28 +2,31 @@
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from contextlib import nullcontext
-from dataclasses import asdict, dataclass, fields, replace
+from contextlib import ExitStack
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
+from importlib.resources import files
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
+from diffusers import FlowMatchEulerDiscreteScheduler
 from torch import Tensor, nn
+from torch.autograd.graph import save_on_cpu
 
 from pdmd.embeddings import Embeddings, Rows
 from pdmd.errors import UserError, suggest
-from pdmd.flow import time_grid
-from pdmd.teachers import Weights
+from pdmd.flow import shift_of, time_grid
+from pdmd.teachers import Compute, Lora, Weights
+from pdmd.teachers.lora import Adapted, adapt, checkpoint_blocks, plain, remove
 
-#: What a folder says of itself beside diffusers' own files: a teacher, a student.
-SETTINGS_FILE, STUDENT_FILE = "pdmd.json", "student.json"
+#: What a folder says of itself beside diffusers' own files.
+SETTINGS_FILE = "pdmd.json"
 
 
 @dataclass(frozen=True)
@@ -31,7 +34,8 @@ class Settings:
     """What a family says of its teachers, and a teacher's folder may say otherwise in `pdmd.json`.
 
     `domain` names the prompts it understands; a clip has `frames` of `height` x `width` pixels at `fps`;
-    `guidance` is its weight w, one an expert or one for all; `steps` those of its own sampling.
+    `guidance` is its weight w, one an expert or one for all; `steps` those of its own sampling, over a grid of
+    the time shift `shift`; 0: the scheduler's own.
     """
 
     domain: str
@@ -41,6 +45,7 @@ class Settings:
     width: int
     guidance: Weights
     steps: int
+    shift: float = 0.0
 
 
 class PipelineTeacher(ABC):
@@ -52,26 +57,73 @@ class PipelineTeacher(ABC):
 
     family: ClassVar[str]
     pipeline_class: ClassVar[Any]
+    #: The linear layers that adapters sit on: a pattern that matches their whole names.
+    adapted_layers: ClassVar[str]
+    #: Names of those layers in ComfyUI, where they differ: diffusers' part of the name -> ComfyUI's.
+    comfyui_names: ClassVar[dict[str, str]] = {}
+    #: Of the family's published weights, and so of what is trained from them.
+    licence: ClassVar[str] = "apache-2.0"
     #: The prompt that the family guides away from.
     no_prompt: ClassVar[str] = ""
     #: The side of the square of pixels that becomes one token: heights and widths are multiples of it.
     multiple: int
 
-    def __init__(self, pipeline: Any, name: str, folder: Path, settings: Settings, experts: int = 1) -> None:
-        """Raises UserError where the settings do not fit a teacher of so many experts."""
+    def __init__(
+        self,
+        pipeline: Any,
+        name: str,
+        folder: Path,
+        settings: Settings,
+        experts: Sequence[nn.Module] = (),
+        bounds: Sequence[float] = (),
+    ) -> None:
+        """`experts` and `bounds` as in `take`, where the pipeline has more than one transformer. Raises UserError
+        where the settings do not fit."""
         self.pipeline, self.name, self.folder, self.settings = pipeline, name, folder, settings
+        #: What `load_teacher` finds this teacher by.
+        self.spec = str(folder)
         #: Where set, embeddings are kept there, and the text encoder is in memory only to make them.
         self.embeddings: Embeddings | None = None
         self.domain, self.frames, self.fps = settings.domain, settings.frames, settings.fps
         self.size = (settings.height, settings.width)
         self.guidance, self.steps = settings.guidance, settings.steps
-        w = [settings.guidance] * experts if isinstance(settings.guidance, int | float) else list(settings.guidance)
-        if len(w) != experts:
-            raise UserError(f"teacher {name} takes {experts} guidance weight{'s' * (experts > 1)}, got {len(w)}")
-        self.weights: list[float] = w
         for part in pipeline.components.values():
             if isinstance(part, nn.Module):
                 part.requires_grad_(False).eval()
+        self.compute = Compute()
+        self.take(experts or [pipeline.transformer], bounds)
+
+    def take(self, experts: Sequence[nn.Module], bounds: Sequence[float]) -> None:
+        """The networks that make the velocity: the first at t >= bounds[0], the next at t >= bounds[1] of what is
+        left, and so on, each with its own weight of guidance. Raises UserError for another number of weights."""
+        self.experts, self.bounds, n = list(experts), list(bounds), len(experts)
+        w = [self.guidance] * n if isinstance(self.guidance, int | float) else list(self.guidance)
+        if len(w) != n:
+            raise UserError(f"teacher {self.name} takes {n} guidance weight{'s' * (n > 1)}, got {len(w)}")
+        self.weights: list[float] = w
+
+    def run_as(self, compute: Compute) -> None:
+        """Run this teacher's networks, and those made of them from now on, in this way."""
+        self.compute = compute
+        for net in self.experts:
+            self._prepare(net)
+
+    def _prepare(self, net: Any) -> nn.Module:
+        """A whole network with what it has of its own to be run as `compute` says."""
+        if self.compute.checkpointing:
+            checkpoint_blocks(net)
+        if self.compute.compile:
+            net.compile_repeated_blocks()
+        return net
+
+    def run(self, net: nn.Module, *args: Any, **kwargs: Any) -> Tensor:
+        """A network's output, float32, run as `compute` says."""
+        with ExitStack() as stack:
+            if self.compute.dtype != "float32":
+                stack.enter_context(torch.autocast("cpu", getattr(torch, self.compute.dtype)))
+            if self.compute.offload and torch.is_grad_enabled():
+                stack.enter_context(save_on_cpu())
+            return net(*args, return_dict=False, **kwargs)[0].float()
 
     @staticmethod
     @abstractmethod
@@ -83,12 +135,19 @@ class PipelineTeacher(ABC):
     def shift(self) -> float:
         """The time shift k of the family's own grid."""
 
+    @property
+    @abstractmethod
+    def stock_arguments(self) -> dict[str, Any]:
+        """What the stock pipeline's call takes, beside prompt and steps, for this size and without guidance."""
+
     @abstractmethod
     def shape(self, frames: int) -> tuple[int, ...]: ...
     @abstractmethod
     def velocity(self, net: nn.Module, x: Tensor, t: Tensor, cond: Any) -> Tensor: ...
     @abstractmethod
-    def guided(self, x: Tensor, t: Tensor, cond: Any) -> Tensor: ...
+    def guided_by(self, net: nn.Module, w: float, x: Tensor, t: Tensor, cond: Any) -> Tensor:
+        """One network's velocity, guided with the weight w."""
+
     @abstractmethod
     def embed(self, prompts: list[str]) -> list[Rows]:
         """Each prompt's tensors, without padding, by the pipeline's text encoder."""
@@ -111,13 +170,31 @@ class PipelineTeacher(ABC):
     def grid(self, steps: int) -> tuple[float, ...]:
         return time_grid(steps, self.shift)
 
-    def owner(self, t: float) -> nn.Module:
-        """The transformer that makes the velocity at noise level t."""
-        return self.pipeline.transformer
+    @torch.no_grad()
+    def guided(self, x: Tensor, t: Tensor, cond: Any) -> Tensor:
+        """As the family guides; with several experts each sample by the one for its t."""
+        if len(self.experts) == 1:
+            return self.guided_by(self.experts[0], self.weights[0], x, t, cond)
+        v = torch.empty_like(x, dtype=torch.float32)
+        owner = torch.stack([t < bound for bound in self.bounds]).sum(0)
+        for k, (net, w) in enumerate(zip(self.experts, self.weights, strict=True)):
+            rows = owner == k
+            if rows.any():
+                v[rows] = self.guided_by(net, w, x[rows], t[rows], cond[rows])
+        return v
 
-    def network(self, t: float = 1.0) -> nn.Module:
-        """A trainable copy of the transformer for noise level t."""
-        return copy.deepcopy(self.owner(t)).requires_grad_(True)
+    def owner(self, t: float) -> nn.Module:
+        """The network that makes the velocity at noise level t."""
+        return self.experts[sum(t < bound for bound in self.bounds)]
+
+    def network(self, t: float = 1.0, lora: Lora | None = None) -> nn.Module:
+        """A trainable copy of the transformer for noise level t, or an adapter on it. An adapter replaces one of
+        its name on any of the teacher's transformers."""
+        if lora is None:
+            return self._prepare(plain(self.owner(t)).requires_grad_(True))
+        for net in self.experts:
+            remove(net, lora.name)
+        return adapt(self.owner(t), lora, self.adapted_layers)
 
     @torch.no_grad()
     def decode(self, x: Tensor) -> np.ndarray:
@@ -130,9 +207,11 @@ class PipelineTeacher(ABC):
         return pixels.permute(0, 2, 3, 4, 1).numpy()
 
     def training_prompts(self, n: int, seed: int, image: bool) -> list[str]:
-        """The embedded world's prompts where that is the domain; for other teachers a file must be given."""
+        """n of the embedded world's prompts where that is the domain, else of prompts/training.txt, at most all."""
         if self.domain != "sprites":
-            raise UserError(f"teacher {self.name} needs training prompts: --set prompts=FILE, one a line")
+            lines = files("pdmd.prompts").joinpath("training.txt").read_text(encoding="utf-8").splitlines()
+            order = np.random.default_rng(seed).permutation(len(lines))
+            return [lines[i] for i in order[:n]]
         from pdmd.sprites import grammar
 
         return grammar.training_prompts(n, seed, image)
@@ -144,27 +223,22 @@ class PipelineTeacher(ABC):
     def identity(self) -> dict[str, Any]:
         return {"kind": "teacher", "family": self.family, "path": str(self.folder), "sha256": self._sha256}
 
-    def student_pipeline(self, experts: Sequence[nn.Module], grid: Sequence[float], steps: Sequence[int]) -> Any:
-        """The stock pipeline with the student's experts in it, as many as it has places for."""
-        return self.pipeline_class(**self.pipeline.components | {"transformer": experts[0]})
+    def scheduler(self, grid: Sequence[float]) -> Any:
+        """A scheduler that gives the stock pipeline this grid at its number of steps: here for a pipeline that
+        passes the noise levels 1, (N - 1) / N, ..., 1 / N, to be shifted."""
+        return FlowMatchEulerDiscreteScheduler(shift=shift_of(grid))
 
-    def save_student(self, experts: Sequence[Any], grid: Sequence[float], steps: Sequence[int], to: Path) -> None:
-        """A pipeline folder with the experts in `transformer`, `transformer_2`, `expert_3` and so on, and the
-        grid in student.json. Those that the stock pipeline has no place for stand beside it."""
-        with self.embeddings.loaded(self.pipeline) if self.embeddings else nullcontext():
-            self.student_pipeline(experts, grid, steps).save_pretrained(to)
-        for name, net in zip(expert_names(len(experts)), experts, strict=True):
-            if not (to / name).is_dir():
-                net.save_pretrained(to / name)
-        settings = asdict(replace(self.settings, guidance=1.0))  # a student has its guidance in it
-        (to / SETTINGS_FILE).write_text(json.dumps(settings, indent=1) + "\n")
-        student = {"grid": list(grid), "experts": list(steps), "teacher": self.identity()}
-        (to / STUDENT_FILE).write_text(json.dumps(student, indent=1) + "\n")
+    def student_parts(self, experts: Sequence[nn.Module], bounds: Sequence[float]) -> dict[str, Any]:
+        """What the stock pipeline takes in place of the teacher's parts to hold a student's experts, as many as it
+        has places for."""
+        return {"transformer": experts[0]}
 
+    def save_student(self, experts: Sequence[nn.Module], grid: Sequence[float], steps: Sequence[int], to: Path) -> None:
+        """Experts that are adapters as LoRA files, others as a pipeline folder."""
+        from pdmd.teachers.students import save_lora, save_pipeline
 
-def expert_names(count: int) -> list[str]:
-    """The subfolders of a student's experts."""
-    return ["transformer", "transformer_2", *(f"expert_{k}" for k in range(3, count + 1))][:count]
+        save = save_lora if all(isinstance(net, Adapted) for net in experts) else save_pipeline
+        save(self, experts, grid, steps, to)
 
 
 def check_size(teacher: PipelineTeacher) -> None:

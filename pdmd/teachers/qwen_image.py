@@ -66,6 +66,10 @@ class QwenImage(PipelineTeacher):
 
     family = "qwen-image"
     pipeline_class = QwenImagePipeline
+    adapted_layers = (
+        r"transformer_blocks\.\d+\."
+        r"(attn\.(to_(q|k|v|out\.0)|add_(q|k|v)_proj|to_add_out)|(img|txt)_mlp\.net\.(0\.proj|2))"
+    )
     no_prompt = " "  # an empty one is not the family's
 
     def __init__(self, pipeline: Any, name: str, folder: Path, settings: Settings) -> None:
@@ -86,9 +90,15 @@ class QwenImage(PipelineTeacher):
         return DEFAULTS
 
     @property
+    def stock_arguments(self) -> dict[str, Any]:
+        return {"height": self.size[0], "width": self.size[1], "true_cfg_scale": 1.0}
+
+    @property
     def shift(self) -> float:
         """The scheduler's own; exp(mu) where its shift grows with the number of tokens."""
         config = self.pipeline.scheduler.config
+        if self.settings.shift:
+            return self.settings.shift
         if not config.use_dynamic_shifting:
             return config.shift
         tokens = math.prod(side // self.multiple for side in self.size)
@@ -101,7 +111,7 @@ class QwenImage(PipelineTeacher):
         """The shifted grid, stretched so that its last point before 0 is the scheduler's `shift_terminal`."""
         times = time_grid(steps, self.shift)
         terminal = self.pipeline.scheduler.config.shift_terminal
-        if not terminal or steps == 1:
+        if not terminal or steps == 1 or self.settings.shift:
             return times
         stretch = (1 - terminal) / (1 - times[-2])
         return (*(1 - (1 - t) * stretch for t in times[:-1]), 0.0)
@@ -118,19 +128,17 @@ class QwenImage(PipelineTeacher):
     def _tokens(self, net: nn.Module, x: Tensor, t: Tensor, cond: Text) -> Tensor:
         """The velocity as the network gives it, packed, float32."""
         patches = (1, x.shape[-2] // PATCH, x.shape[-1] // PATCH)
-        return net(
+        return self.run(
+            net,
             hidden_states=pack(x),
             timestep=t,
             encoder_hidden_states=cond.embeds,
             encoder_hidden_states_mask=cond.mask,
             img_shapes=[[patches]] * len(x),
-            return_dict=False,
-        )[0].float()
+        )
 
-    @torch.no_grad()
-    def guided(self, x: Tensor, t: Tensor, cond: Text) -> Tensor:
+    def guided_by(self, net: nn.Module, w: float, x: Tensor, t: Tensor, cond: Text) -> Tensor:
         """Rescaled guidance, token by token."""
-        net, w = self.pipeline.transformer, self.weights[0]
         if w == 1:
             return self.velocity(net, x, t, cond)
         none = self._no_prompt[torch.zeros(len(x), dtype=torch.long)]

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
-from diffusers import WanPipeline
+from diffusers import FlowMatchEulerDiscreteScheduler, WanPipeline
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from pdmd.embeddings import Rows
 from pdmd.errors import UserError
-from pdmd.flow import guide
+from pdmd.flow import guide, shift_of
 from pdmd.teachers.pipeline import PipelineTeacher, Settings, check_size
 
 #: The transformer's clock: it takes 1000 t.
@@ -35,15 +36,24 @@ class Wan(PipelineTeacher):
 
     family = "wan"
     pipeline_class = WanPipeline
+    adapted_layers = r"blocks\.\d+\.(attn[12]\.to_(q|k|v|out\.0)|ffn\.net\.(0\.proj|2))"
+    comfyui_names: ClassVar = {
+        "attn1.": "self_attn.", "attn2.": "cross_attn.", "to_out.0": "o", "to_": "", "net.0.proj": "0", "net.2": "2",
+    }  # fmt: skip
 
     def __init__(self, pipeline: Any, name: str, folder: Path, settings: Settings) -> None:
         """Raises UserError for a pipeline whose parts do not fit together."""
-        self.boundary: float | None = pipeline.config.boundary_ratio
-        if pipeline.transformer is None or (pipeline.transformer_2 is None) != (self.boundary is None):
+        boundary = pipeline.config.boundary_ratio
+        if pipeline.transformer is None or (pipeline.transformer_2 is None) != (boundary is None):
             raise UserError(f"{folder}: needs a transformer, and transformer_2 together with boundary_ratio or neither")
         if pipeline.config.expand_timesteps:
             raise UserError(f"{folder}: a Wan with a noise level a token (TI2V) is not supported")
-        super().__init__(pipeline, name, folder, settings, experts=1 if self.boundary is None else 2)
+        own = (
+            ([pipeline.transformer], [])
+            if boundary is None
+            else ([pipeline.transformer, pipeline.transformer_2], [boundary])
+        )
+        super().__init__(pipeline, name, folder, settings, *own)
         vae, net = pipeline.vae.config, pipeline.transformer.config
         if vae.z_dim != net.in_channels:
             raise UserError(
@@ -59,9 +69,15 @@ class Wan(PipelineTeacher):
         return DEFAULTS if pipeline.config.boundary_ratio is None else replace(DEFAULTS, guidance=TWO_WEIGHTS)
 
     @property
+    def stock_arguments(self) -> dict[str, Any]:
+        height, width = self.size
+        own = {"num_frames": self.frames, "guidance_scale": 1.0, "max_sequence_length": self.length}
+        return {"height": height, "width": width, **own}
+
+    @property
     def shift(self) -> float:
         config = self.pipeline.scheduler.config
-        return getattr(config, "shift", None) or config.flow_shift
+        return self.settings.shift or getattr(config, "shift", None) or config.flow_shift
 
     def shape(self, frames: int) -> tuple[int, ...]:
         """(channels, frames, height, width) of the latent of a clip of 1 + 4 k frames."""
@@ -71,27 +87,11 @@ class Wan(PipelineTeacher):
         latent = 1 + (frames - 1) // vae.scale_factor_temporal
         return (vae.z_dim, latent, *(side // vae.scale_factor_spatial for side in self.size))
 
-    def owner(self, t: float) -> nn.Module:
-        high = self.boundary is None or t >= self.boundary
-        return self.pipeline.transformer if high else self.pipeline.transformer_2
-
     def velocity(self, net: nn.Module, x: Tensor, t: Tensor, cond: Tensor) -> Tensor:
-        return net(x, CLOCK * t, cond, return_dict=False)[0].float()
+        return self.run(net, x, CLOCK * t, cond)
 
-    @torch.no_grad()
-    def guided(self, x: Tensor, t: Tensor, cond: Tensor) -> Tensor:
-        """The standard form, as WanPipeline has it; with two experts each sample by the one for its t."""
-        if self.boundary is None:
-            return self._guided(self.pipeline.transformer, self.weights[0], x, t, cond)
-        v = torch.empty_like(x, dtype=torch.float32)
-        high, nets = t >= self.boundary, (self.pipeline.transformer, self.pipeline.transformer_2)
-        for rows, net, w in zip((high, ~high), nets, self.weights, strict=True):
-            if rows.any():
-                v[rows] = self._guided(net, w, x[rows], t[rows], cond[rows])
-        return v
-
-    def _guided(self, net: nn.Module, w: float, x: Tensor, t: Tensor, cond: Tensor) -> Tensor:
-        """v_uncond + w (v_cond - v_uncond) of one expert."""
+    def guided_by(self, net: nn.Module, w: float, x: Tensor, t: Tensor, cond: Tensor) -> Tensor:
+        """v_uncond + w (v_cond - v_uncond), as WanPipeline has it."""
         if w == 1:
             return self.velocity(net, x, t, cond)
         uncond = self._no_prompt.expand(len(x), -1, -1)
@@ -112,11 +112,32 @@ class Wan(PipelineTeacher):
         """Prompt embeddings (n, length, dim), zeros after the end mark, as WanPipeline has them."""
         return torch.stack([pad(row["embeds"], (0, 0, 0, self.length - len(row["embeds"]))) for row in rows])
 
-    def student_pipeline(self, experts: Sequence[nn.Module], grid: Sequence[float], steps: Sequence[int]) -> Any:
-        """One or two experts in a WanPipeline's own places, the boundary between the grid points that it parts."""
-        own: dict[str, Any] = self.pipeline.components | {"transformer": experts[0], "transformer_2": None}
-        if len(experts) == 2:
-            last_of_first = max(i for i, expert in enumerate(steps) if expert == 0)
-            boundary = (grid[last_of_first] + grid[last_of_first + 1]) / 2
-            own |= {"transformer_2": experts[1], "boundary_ratio": boundary}
-        return WanPipeline(**own)
+    def student_parts(self, experts: Sequence[nn.Module], bounds: Sequence[float]) -> dict[str, Any]:
+        """One or two experts in a WanPipeline's own places, with the boundary between them."""
+        two = len(experts) == 2
+        return {
+            "transformer": experts[0],
+            "transformer_2": experts[1] if two else None,
+            "boundary_ratio": bounds[0] if two else None,
+        }
+
+    def scheduler(self, grid: Sequence[float]) -> Any:
+        """FlowMatchEulerDiscreteScheduler with a shift k' and a terminal: WanPipeline passes it no levels.
+
+        It shifts u_j = 1 - j (1 - s) / (N - 1), where s = k' / (999 + k') is the shifted 1 / 1000, and stretches the
+        result linearly, so that its last is the terminal; with r = N (1 - s) / (N - 1), 1 - t_j is proportional to
+        (j / N) / (1 - (1 - 1 / k') r j / N). The grid of shift k has 1 - 1 / k in place of (1 - 1 / k') r: k' is the
+        smaller root of 999 (k' - 1) = R k' (999 + k'), R = (1 - 1 / k) (N - 1) / N. Raises UserError where none is
+        real: a shift beyond any in use.
+        """
+        n = len(grid) - 1
+        if n == 1:
+            return FlowMatchEulerDiscreteScheduler(shift=1.0)
+        last = CLOCK - 1
+        ratio = (1 - 1 / shift_of(grid)) * (n - 1) / n
+        root = (last * (1 - ratio)) ** 2 - 4 * last * ratio
+        if root < 0:
+            raise UserError(f"no scheduler of diffusers gives {n} steps of shift {shift_of(grid):.3g}: lower shift")
+        return FlowMatchEulerDiscreteScheduler(
+            shift=2 * last / (last * (1 - ratio) + math.sqrt(root)), shift_terminal=grid[-2]
+        )
