@@ -13,6 +13,7 @@ from pdmd.errors import UserError, suggest
 from . import gates as gate_files
 from .gates import FAILED, FIDELITY, Gates, Outcome, decide
 from .paired import BETTER, UNDECIDED, Scale, verdict
+from .result import by_prompt
 from .sides import Joined, Side, join, read_side, refuse
 from .stats import Interval, PValue
 
@@ -94,7 +95,7 @@ def compare(baseline: Path, new: Path, gates_file: Path | None = None) -> Compar
     suite = old_side.result.suite
     gates = gate_files.read_gates(gates_file) if gates_file else gate_files.default_gates(suite)
     _fit(gates, old_side, new_side)
-    both = [m.name for m in old_side.result.metrics if new_side.result.metric(m.name)]
+    both = [m.name for m in old_side.result.metrics if new_side.result.metric(m.name) and by_prompt(m.name)]
     joined = [join(old_side, new_side, name) for name in sorted(both, key=lambda name: name != FIDELITY)]
     problems = {j.pair.metric: j.problem for j in joined if j.problem} | _absent(gates, old_side, new_side)
     outcomes = decide(gates, {j.pair.metric: j.pair for j in joined}, problems)
@@ -128,6 +129,8 @@ def _fit(gates: Gates, old: Side, new: Side) -> None:
     computed = {m.name for side in (old, new) for m in side.result.metrics}
     others = [gate for gate in gates.gates if gate.metric != FIDELITY]
     for gate in others:
+        if not by_prompt(gate.metric):
+            raise UserError(f"gates {gates.source}: {gate.metric} is no mean over prompts, which is what a gate is on")
         if gate.metric not in computed and not gate.optional:
             raise UserError(
                 f"gates {gates.source}: neither result has {gate.metric!r}; {suggest(gate.metric, sorted(computed))}"

@@ -19,10 +19,11 @@ from pdmd.errors import UserError
 from pdmd.sprites import grammar, reader
 from pdmd.sprites.world import FACTORS, IMAGE_FACTORS
 
-from . import metrics, pictures
+from . import frechet, metrics, pictures
 from .features import weights
+from .features.sprites import SpritesEncoder
 from .generate import Sample
-from .pairs import NETWORKS, PairMetric, pair_metrics
+from .pairs import NETWORKS, PairMetric, pair_metrics, sprites_metrics
 from .result import Metric, Missing, no_fidelity, summarise
 from .score import Item, Media, PromptScore, Scored, Track, fidelity
 
@@ -52,13 +53,19 @@ class PromptImages(PromptScore):
 
 
 class Diversity:
-    """Scores the images of each prompt by pair metrics and, in the embedded world, by what they show."""
+    """Scores the images of each prompt by pair metrics and, in the embedded world, by what they show and, with its
+    `encoder`, against the base model's."""
 
-    def __init__(self, pairs: Sequence[PairMetric]) -> None:
-        self.pairs = pairs
+    def __init__(self, pairs: Sequence[PairMetric], encoder: SpritesEncoder | None = None) -> None:
+        self.pairs, self.encoder = pairs, encoder
 
     def provenance(self) -> dict[str, Any]:
-        return {pair.name: pair.network.provenance() for pair in self.pairs}
+        own = {"sprites_encoder": self.encoder.provenance()} if self.encoder else {}
+        return {pair.name: pair.network.provenance() for pair in self.pairs if pair.domain is None} | own
+
+    def pairs_of(self, media: Media) -> list[PairMetric]:
+        """The pair metrics of the media's domain."""
+        return [pair for pair in self.pairs if pair.domain in (None, media.domain)]
 
     def score(self, media: Media, track: Track) -> Scored:
         groups: dict[str, list[Sample]] = {}
@@ -74,11 +81,11 @@ class Diversity:
     def names(self, media: Media) -> list[str]:
         """The metrics of a prompt."""
         own = ["fidelity", "factor_diversity"] if media.domain == "sprites" else []
-        return own + [pair.name for pair in self.pairs]
+        return own + [pair.name for pair in self.pairs_of(media)]
 
     def score_prompt(self, media: Media, samples: Sequence[Sample], seeds: int) -> PromptImages:
         """Score one prompt of so many seeds; with a sample missing, no metric has a value."""
-        read = [read_image(media, sample) for sample in samples]
+        read = [read_image(media, sample, self.encoder) for sample in samples]
         items, images = [item for item, _ in read], [image for _, image in read if image is not None]
         prompt = PromptImages(samples[0].id, samples[0].prompt, items)
         if problem := incomplete(items, seeds):
@@ -87,7 +94,7 @@ class Diversity:
         if media.domain == "sprites":
             _fill(prompt, "fidelity", lambda: prompt_fidelity(items))
             _fill(prompt, "factor_diversity", lambda: _factor_diversity(prompt))
-        for pair in self.pairs:
+        for pair in self.pairs_of(media):
             _fill(prompt, pair.name, partial(pair.of, np.stack(images)))
         return prompt
 
@@ -120,7 +127,7 @@ class Diversity:
             add("fidelity", "pdmd.sprites.reader", False, {"samples_with_every_factor_right": right, **facts})
         else:
             missing.append(no_fidelity(media.domain))
-        by_name = {pair.name: pair.network for pair in self.pairs}
+        by_name = {pair.name: pair.network for pair in self.pairs_of(media)}
         for name in dict.fromkeys([*NETWORKS, *by_name]):
             if name in by_name:
                 network = by_name[name]
@@ -131,15 +138,17 @@ class Diversity:
                 missing.append(Missing(name, weights.absence(NETWORKS[name]), command))
         if media.domain == "sprites":
             add("factor_diversity", "pdmd.sprites.reader", False, _entropy_details(prompts, seeds))
+        frechet.add(found, missing, [i for p in prompts for i in p.items], media, expected, self.encoder)
         return found, missing
 
 
 def make(given: Mapping[str, Path], device: str = "cpu") -> Diversity:
     """The diversity scorer with every network whose weights are given or cached. Raises UserError for bad ones."""
-    return Diversity(pair_metrics(given, device))
+    encoder = SpritesEncoder(device=device)
+    return Diversity([*pair_metrics(given, device), *sprites_metrics(encoder)], encoder)
 
 
-def read_image(media: Media, sample: Sample) -> tuple[Image, np.ndarray | None]:
+def read_image(media: Media, sample: Sample, encoder: SpritesEncoder | None = None) -> tuple[Image, np.ndarray | None]:
     """One sample and its pixels, uint8 (H, W, 3), or None and the problem that stands in their way."""
     item = Image(sample.id, sample.seed, sample.prompt, sample.file)
     try:
@@ -157,6 +166,7 @@ def read_image(media: Media, sample: Sample) -> tuple[Image, np.ndarray | None]:
             item.values["fidelity"] = fidelity(sample.prompt, seen)
         except ValueError as error:
             item.problems["fidelity"] = str(error)
+        frechet.embed(item, frames, encoder)
     return item, frames[0]
 
 

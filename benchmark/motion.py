@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any
 from pdmd.errors import UserError, suggest
 from pdmd.sprites import reader
 
-from . import metrics, pictures
+from . import frechet, metrics, pictures
 from .features import weights
 from .features.dis import Dis
 from .features.flow import FlowEstimator
+from .features.sprites import SpritesEncoder
 from .generate import Sample
 from .media import Video, read_video
 from .result import KINDS, Metric, Missing, no_fidelity, summarise
@@ -46,17 +47,20 @@ class Clip(Item):
 
 class Motion:
     """Scores clips with an optical-flow estimator: RAFT, or DIS under its own metric names. VBench, where given,
-    takes the place of our own dynamic degree."""
+    takes the place of our own dynamic degree; the `encoder` sets clips of the embedded world against the base's."""
 
-    def __init__(self, estimator: FlowEstimator, vbench: VBench | None = None) -> None:
-        self.estimator, self.vbench = estimator, vbench
+    def __init__(
+        self, estimator: FlowEstimator, vbench: VBench | None = None, encoder: SpritesEncoder | None = None
+    ) -> None:
+        self.estimator, self.vbench, self.encoder = estimator, vbench, encoder
 
     def provenance(self) -> dict[str, Any]:
         second = {"dynamic_degree": self.vbench.provenance()} if self.vbench else {}
-        return {"flow": self.estimator.provenance()} | second
+        third = {"sprites_encoder": self.encoder.provenance()} if self.encoder else {}
+        return {"flow": self.estimator.provenance()} | second | third
 
     def score(self, media: Media, track: Track) -> Scored:
-        one = (score_clip(media, sample, self.estimator, self.vbench) for sample in media.samples)
+        one = (score_clip(media, sample, self.estimator, self.vbench, self.encoder) for sample in media.samples)
         clips: list[Clip] = list(track(one, len(media.samples), metric_names(media, self.estimator)))
         expected = media.prompts * media.seeds or len(media.samples)
         found, missing = self._summary(clips, expected, media)
@@ -73,7 +77,8 @@ class Motion:
 
     def _summary(self, clips: Sequence[Clip], expected: int, media: Media) -> tuple[list[Metric], list[Missing]]:
         """The suite's metrics over all clips, each weighing the same, and those that are missing."""
-        found, missing = [], []
+        found: list[Metric] = []
+        missing: list[Missing] = []
         labels = "; ".join(sorted({clip.estimator for clip in clips if clip.estimator})) or self.estimator.suffix
         for base in ("fidelity", "optical_flow", "dynamic_degree"):
             name = base if base == "fidelity" else base + self.estimator.suffix
@@ -96,6 +101,7 @@ class Motion:
                 estimator = self.vbench.label()
             details = _details(base, values, clips)
             found.append(summarise(name, values, expected, estimator, comparable, details))
+        frechet.add(found, missing, clips, media, expected, self.encoder)
         return found, missing
 
 
@@ -109,11 +115,12 @@ def make(given: Mapping[str, Path], device: str = "cpu", dynamic_degree: str = "
         if dynamic_degree == "vbench":
             get = weights.fetch_command("raft")
             raise UserError(f"--dynamic-degree vbench: {weights.absence('raft')}; get them by {get}")
-        return Motion(Dis())
+        return Motion(Dis(), encoder=SpritesEncoder(device=device))
     from .features.raft import Raft  # torchvision is slow to import, and only needed here
     from .features.vbench import VBench
 
-    return Motion(Raft(path, device), VBench(path, device) if dynamic_degree == "vbench" else None)
+    second = VBench(path, device) if dynamic_degree == "vbench" else None
+    return Motion(Raft(path, device), second, SpritesEncoder(device=device))
 
 
 def metric_names(media: Media, estimator: FlowEstimator) -> list[str]:
@@ -122,7 +129,13 @@ def metric_names(media: Media, estimator: FlowEstimator) -> list[str]:
     return [*own, "optical_flow" + estimator.suffix, "dynamic_degree" + estimator.suffix]
 
 
-def score_clip(media: Media, sample: Sample, estimator: FlowEstimator, vbench: VBench | None = None) -> Clip:
+def score_clip(
+    media: Media,
+    sample: Sample,
+    estimator: FlowEstimator,
+    vbench: VBench | None = None,
+    encoder: SpritesEncoder | None = None,
+) -> Clip:
     """Score one clip."""
     names = metric_names(media, estimator)
     flow_name, dynamic_name = names[-2:]
@@ -140,6 +153,7 @@ def score_clip(media: Media, sample: Sample, estimator: FlowEstimator, vbench: V
             clip.values["fidelity"] = fidelity(sample.prompt, reader.read(video.frames))
         except ValueError as error:
             clip.problems["fidelity"] = str(error)
+        frechet.embed(clip, video.frames, encoder)
     try:
         _motion(clip, path, video, estimator, vbench, flow_name, dynamic_name)
     except ValueError as error:

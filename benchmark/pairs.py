@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +11,7 @@ import numpy as np
 from . import metrics
 from .features import weights
 from .features.image import ImageEncoder, ImageNetwork, PairDistance
+from .features.sprites import SpritesEncoder
 
 #: Each metric and the network whose weights it needs.
 NETWORKS = {"dinov3_similarity": "dinov3", "lpips": "lpips_trunk"}
@@ -18,11 +19,13 @@ NETWORKS = {"dinov3_similarity": "dinov3", "lpips": "lpips_trunk"}
 
 @dataclass(frozen=True)
 class PairMetric:
-    """A mean over the pairs of a prompt's images, uint8 (n, H, W, 3), through a network."""
+    """A mean over the pairs of a prompt's images, uint8 (n, H, W, 3), through a network; of one domain only,
+    where it names one."""
 
     name: str
     network: ImageNetwork
     of: Callable[[np.ndarray], float]
+    domain: str | None = None
 
 
 def similarity(name: str, encoder: ImageEncoder) -> PairMetric:
@@ -38,7 +41,7 @@ def distance(name: str, network: PairDistance) -> PairMetric:
 def pair_metrics(given: Mapping[str, Path], device: str) -> list[PairMetric]:
     """The metrics of every network whose weights are given or cached. Raises UserError for bad ones.
 
-    A further encoder is a line here and one in `result.KINDS`.
+    A further encoder is a line here and one in `result.KINDS`; see `sprites_metrics` for one of one domain.
     """
     pairs = []
     if path := weights.find("dinov3", given):
@@ -50,3 +53,9 @@ def pair_metrics(given: Mapping[str, Path], device: str) -> list[PairMetric]:
 
         pairs.append(distance("lpips", Lpips(path, device)))
     return pairs
+
+
+def sprites_metrics(encoder: SpritesEncoder) -> list[PairMetric]:
+    """The metrics of the embedded world's own encoder."""
+    pairs = similarity("sprites_similarity", encoder), distance("sprites_distance", encoder)
+    return [replace(pair, domain="sprites") for pair in pairs]

@@ -19,12 +19,13 @@ SCHEMA_VERSION = 1
 
 @dataclass(frozen=True)
 class Kind:
-    """What a metric is, whatever estimates it: its unit, the direction that `means` names, and its interval."""
+    """What a metric is, whatever estimates it: its unit, the direction that `means` names, and its interval;
+    without one, it is of the set as a whole and no mean over prompts."""
 
     unit: str
     direction: str
     means: str
-    interval: Callable[[Sequence[float]], stats.Interval | None]
+    interval: Callable[[Sequence[float]], stats.Interval | None] | None
 
 
 def bounded(low: float, high: float) -> Callable[[Sequence[float]], stats.Interval | None]:
@@ -48,13 +49,21 @@ KINDS = {
     "dynamic_degree": Kind("share of videos", "higher", "more motion", _wilson),
     "dinov3_similarity": Kind("mean cosine of pairs", "lower", "more diverse", bounded(-1, 1)),
     "lpips": Kind("mean distance of pairs", "higher", "more diverse", bounded(0, math.inf)),
+    "sprites_similarity": Kind("mean cosine of pairs", "lower", "more diverse", bounded(-1, 1)),
+    "sprites_distance": Kind("mean distance of pairs", "higher", "more diverse", bounded(0, 2)),
     "factor_diversity": Kind("normalised entropy", "higher", "more diverse", bounded(0, 1)),
+    "frechet_sprites": Kind("of the world's variance", "lower", "nearer to the base model", None),
 }
 
 
 def kind(name: str) -> Kind:
     """What a metric is, by its full name."""
     return KINDS[name.removesuffix("_dis")]
+
+
+def by_prompt(name: str) -> bool:
+    """Whether a metric is a mean over prompts, so that two results of it can be set against each other by prompt."""
+    return name.removesuffix("_dis") not in KINDS or kind(name).interval is not None
 
 
 @dataclass(frozen=True)
@@ -109,6 +118,7 @@ def summarise(
 ) -> Metric:
     """A metric of a suite from its values, one a clip or a prompt, each weighing the same."""
     what = kind(name)
+    assert what.interval is not None
     return Metric(
         name=name,
         value=metrics.mean(values),

@@ -15,7 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from pdmd.errors import UserError
 from pdmd.files import write_text
 
-from . import diversity, motion, provenance, report, result
+from . import diversity, frechet, motion, provenance, report, result
 from .features.weights import check_names
 from .generate import BATCH_SIZE, Model, generate, read_manifest, read_record
 from .given import Given, match
@@ -29,6 +29,7 @@ from .suites import PromptSet, Suite, load_prompts
 SCORERS: dict[str, Callable[[Mapping[str, Path], str], Scorer]] = {
     "diversity": diversity.make,
     "motion": motion.make,
+    "motion-i2v": motion.make,
 }
 
 
@@ -53,7 +54,8 @@ def run_suite(
 
     Each model gets out/NAME/ with media/, manifest.jsonl, generation.json, items.csv, result.json, report.md
     and its pictures, for diversity also prompts.csv; several models also get a joint out/report.md. Samples
-    already there are kept. `weights` are files by network (features/weights.py), `prompts` replaces the
+    already there are kept. The first teacher of the embedded world is the base model that frechet_sprites sets the
+    others against; it is measured first. `weights` are files by network (features/weights.py), `prompts` replaces the
     suite's own file, `limit` takes its first prompts alone, `dynamic_degree` is one of motion.IMPLEMENTATIONS,
     `device` is where the networks of the metrics run. `media` are folders of files made by anything else (given.py),
     of prompts of `domain`; they are only read. `lossless` writes videos as FFV1. Of several processes (shards.py)
@@ -61,6 +63,11 @@ def run_suite(
     input, before anything is made.
     """
     check_names(weights or {})
+    if suite.first_frames and models:
+        raise UserError(
+            f"no model takes first frames yet, which suite {suite.name} begins from; make them by pdmd bench "
+            f"prepare-i2v, the clips by any tool, and measure those: pdmd bench --suite {suite.name} --media DIR"
+        )
     make = SCORERS[suite.name]
     if make is motion.make:
         make = partial(motion.make, dynamic_degree=dynamic_degree)
@@ -79,6 +86,8 @@ def run_suite(
             raise UserError(f"model name {name!r} cannot name a folder under {out}")
         if names.count(name) > 1:
             raise UserError(f"two models or folders are called {name!r}; their results would overwrite each other")
+    base = next((m for m in models if m.domain == "sprites" and m.identity.get("kind") == "teacher"), None)
+    against = out / base.name if base else None
     codec = LOSSLESS if lossless else CODEC
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True), disable=quiet) as bars:
@@ -86,13 +95,14 @@ def run_suite(
             make_samples(suite, prompt_set, model, out / model.name, batch_size, bars, codec, shard)
         if scorer is None:
             return []
-        results = [score_folder(suite.name, out / model.name, scorer, bars) for model in models]
-        results += [
-            score_given(suite.name, folder, found, out / name, scorer, bars)
-            for folder, found, name in zip(media, given, names[len(models) :], strict=True)
-        ]
+        made = {
+            model.name: score_folder(suite.name, out / model.name, scorer, bars, against)
+            for model in sorted(models, key=lambda model: model is not base)
+        }
+        for folder, found, name in zip(media, given, names[len(models) :], strict=True):
+            made[name] = score_given(suite.name, folder, found, out / name, scorer, bars, against)
     if len(names) > 1:
-        write_text(out / "report.md", report.joint_markdown(results, names))
+        write_text(out / "report.md", report.joint_markdown([made[name] for name in names], names))
     return [out / name / "result.json" for name in names]
 
 
@@ -118,10 +128,13 @@ def make_samples(
     generate(suite, prompts, model, folder, batch_size, show, codec=codec, shard=shard)
 
 
-def score_folder(suite: str, folder: Path, scorer: Scorer, bars: Progress | None = None) -> Result:
+def score_folder(
+    suite: str, folder: Path, scorer: Scorer, bars: Progress | None = None, base: Path | None = None
+) -> Result:
     """Score the media of a folder and write items.csv, result.json, report.md and pictures beside them.
 
-    Needs manifest.jsonl; generation.json, where there, says the domain and how many samples to expect.
+    Needs manifest.jsonl; generation.json, where there, says the domain and how many samples to expect. `base`
+    is the folder of the base model, scored already or this very one.
     Raises UserError for a folder without a manifest.
     """
     samples = read_manifest(folder / "manifest.jsonl")
@@ -135,12 +148,20 @@ def score_folder(suite: str, folder: Path, scorer: Scorer, bars: Progress | None
         samples=samples,
         prompts=int(generation.get("prompts", {}).get("n", 0)),
         seeds=len(generation.get("suite", {}).get("seeds", [])),
+        option=f"--model {generation['model'].get('path', folder.name)}",
+        base=base,
     )
     return score_media(media, generation, scorer, bars)
 
 
 def score_given(
-    suite: str, folder: Path, given: Given, out: Path, scorer: Scorer, bars: Progress | None = None
+    suite: str,
+    folder: Path,
+    given: Given,
+    out: Path,
+    scorer: Scorer,
+    bars: Progress | None = None,
+    base: Path | None = None,
 ) -> Result:
     """Score a folder of media made by anything else; the result goes to `out`."""
     media = Media(
@@ -152,6 +173,8 @@ def score_given(
         samples=given.samples,
         prompts=given.prompts,
         seeds=given.seeds,
+        option=f"--media {folder}",
+        base=base,
         refused=given.refused,
     )
     return score_media(media, given.record, scorer, bars, given.left_out)
@@ -190,6 +213,8 @@ def write_report(made: Result, folder: Path, scored: Scored, pictures: Mapping[s
     """items.csv, prompts.csv, report.md, and result.json last: where it is, all is."""
     write_text(folder / "items.csv", items_csv(scored.items))
     if scored.prompts:
-        write_text(folder / "prompts.csv", prompts_csv(scored.prompts, [m.name for m in made.metrics]))
+        names = [m.name for m in made.metrics if result.by_prompt(m.name)]
+        write_text(folder / "prompts.csv", prompts_csv(scored.prompts, names))
+    frechet.save(scored.items, folder)
     write_text(folder / "report.md", report.markdown(made, pictures))
     result.save(made, folder / "result.json")

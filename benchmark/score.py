@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
+
 from pdmd.errors import UserError
 from pdmd.sprites import grammar, reader
 
@@ -40,6 +42,7 @@ class Item:
     fps: str = ""
     values: dict[str, float] = field(default_factory=dict)
     problems: dict[str, str] = field(default_factory=dict)
+    embedding: np.ndarray | None = field(default=None, repr=False)  # of the embedded world's encoder
 
     @property
     def extra(self) -> Mapping[str, object]:
@@ -61,7 +64,8 @@ class PromptScore:
 @dataclass(frozen=True)
 class Media:
     """What a folder holds: its samples in the manifest's order, whose they are, the domain of their prompts,
-    and how many prompts and seeds were to be made (0 where nothing says).
+    and how many prompts and seeds were to be made (0 where nothing says). `option` is how `pdmd bench` was
+    given it; `base` the result's folder of the base model in the same run: of the base itself, its own.
 
     `out` is where the result goes, the media's own folder or another. `refused` says of a sample, by id and seed,
     why its file is not to be read.
@@ -75,6 +79,8 @@ class Media:
     samples: Sequence[Sample]
     prompts: int = 0
     seeds: int = 0
+    option: str = ""
+    base: Path | None = None
     refused: Mapping[tuple[str, int], str] = field(default_factory=dict)
 
     def file_of(self, sample: Sample) -> Path:

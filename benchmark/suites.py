@@ -45,7 +45,7 @@ class Suite:
     `prompt_files` maps a model's domain to a file under prompts/. `seeds` are the seeds of each prompt;
     with `own_noise`, prompt number i uses `len(seeds) * i + seed` in place of `seed`, so that no two
     prompts share their noise and an interval over prompts covers the noise too. `frames` None leaves the
-    clip's length to the model.
+    clip's length to the model. With `first_frames` each clip goes on from an image that its prompt describes.
     """
 
     name: str
@@ -55,6 +55,7 @@ class Suite:
     own_noise: bool
     frames: int | None
     metrics: tuple[str, ...]
+    first_frames: bool = False
 
     def seeds_of(self, prompt: Prompt) -> tuple[int, ...]:
         """The seeds of one prompt's samples."""
@@ -62,6 +63,7 @@ class Suite:
 
 
 ALL = "all"  # in place of a suite's name
+FIRST_FRAMES = "motion-i2v"  # the suite that `pdmd bench prepare-i2v` makes first frames for
 PROMPT_VERSION = 2  # raise it with any change to a shipped prompt file
 
 SUITES = {
@@ -85,6 +87,16 @@ SUITES = {
             frames=None,
             metrics=("fidelity", "optical_flow", "dynamic_degree"),
         ),
+        Suite(
+            name="motion-i2v",
+            version=1,
+            prompt_files={"sprites": "sprites/motion_i2v.jsonl", "open": "motion_i2v.jsonl"},
+            seeds=(0,),
+            own_noise=True,
+            frames=None,
+            metrics=("fidelity", "optical_flow", "dynamic_degree"),
+            first_frames=True,
+        ),
     )
 }
 
@@ -97,9 +109,10 @@ def get_suite(name: str) -> Suite:
 
 
 def suites_for(domains: Iterable[str]) -> list[Suite]:
-    """The suites that have prompts for all of these domains. Raises UserError where there is none."""
+    """The suites that have prompts for all of these domains, and ask for no first frame. Raises UserError where
+    there is none."""
     wanted = set(domains)
-    found = [suite for suite in SUITES.values() if wanted <= set(suite.prompt_files)]
+    found = [suite for suite in SUITES.values() if wanted <= set(suite.prompt_files) and not suite.first_frames]
     if not found:
         raise UserError(f"no suite has prompts for {' and '.join(map(repr, sorted(wanted)))} models")
     return found

@@ -120,7 +120,15 @@ def sample(
 
 @app.command()
 def bench(
-    suite: Annotated[str, typer.Option(help="diversity, motion, or all that the model can do.")] = "motion",
+    action: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[prepare-i2v]", help="Only make the first frames of the motion-i2v suite.", show_default=False
+        ),
+    ] = None,
+    suite: Annotated[
+        str, typer.Option(help="diversity, motion, motion-i2v (of --media), or all that the model can do.")
+    ] = "motion",
     model: Annotated[
         list[str] | None, typer.Option(help="A run, a student's folder or a teacher; repeatable.  [the newest run]")
     ] = None,
@@ -151,10 +159,12 @@ def bench(
     """
     from pdmd.benchmark import shards
     from pdmd.benchmark.run import run_suite
-    from pdmd.benchmark.suites import ALL, get_suite, suites_for
+    from pdmd.benchmark.suites import ALL, FIRST_FRAMES, get_suite, load_prompts, suites_for
     from pdmd.run import newest_finished
     from pdmd.sample import load_model
 
+    if action and (action != "prepare-i2v" or media or len(model or []) > 1):
+        raise UserError(f"pdmd bench {action}: the only action is prepare-i2v, with one --model and no --media")
     if suite != ALL:
         get_suite(suite)
     elif prompts:
@@ -173,6 +183,17 @@ def bench(
             print(f"benchmarking {model[0]} ({'the newest finished run' if newest else 'no finished run in runs/'})")
     files = {name: Path(file) for name, file in (_pair(text) for text in weights or [])}
     models = [load_model(name) for name in model or []]
+    if action:
+        from dataclasses import replace
+
+        from pdmd.benchmark.first_frames import prepare
+
+        pairs = load_prompts(get_suite(FIRST_FRAMES), models[0].domain, prompts)
+        pairs = replace(pairs, prompts=pairs.prompts[:limit])
+        folder = out or Path("bench/first-frames")
+        made = prepare(get_suite(FIRST_FRAMES), pairs, models[0], folder, batch_size, shard=shard)
+        print(f"{len(made)} first frames: {folder / 'manifest.jsonl'}")
+        return
     chosen = suites_for([m.domain for m in models]) if suite == ALL else [get_suite(suite)]
     for one in chosen:
         folder = (out or Path("bench")) / one.name if suite == ALL or out is None else out

@@ -68,7 +68,36 @@ def diversity_prompts() -> list[dict[str, object]]:
 
 
 def motion_prompts() -> list[dict[str, object]]:
-    """The motion suite's prompts: 220 rows {"id", "text", "tags"}, ordered so that any first part is mixed.
+    """The motion suite's prompts: 220 rows {"id", "text", "tags"}, ordered so that any first part is mixed."""
+    return [{"id": f"m{i:03d}", "text": text, "tags": tags} for i, (text, tags) in enumerate(_motion_texts())]
+
+
+def motion_i2v_prompts() -> list[dict[str, object]]:
+    """The image-to-video suite's pairs: 220 rows {"id", "text", "image", "tags"}. The texts are spread as the
+    motion suite's are, and none of them is one of those; `image` states all that a first frame shows.
+
+    Greedy: what a text leaves open of the image takes the values, then the pairs of values, used least so far.
+    """
+    used: Counter[object] = Counter()
+    rows: list[dict[str, object]] = []
+    for i, (text, tags) in enumerate(_motion_texts(frozenset(text for text, _ in _motion_texts()))):
+        stated = grammar.parse(text)
+        choices = ([stated[n]] if n in stated else FACTORS[n] for n in IMAGE_FACTORS)
+        scenes = [dict(zip(IMAGE_FACTORS, values, strict=True)) for values in itertools.product(*choices)]
+
+        def cost(scene: dict[str, str], text: str = text) -> tuple[int, int, int]:
+            pairs = sum(used[pair] for pair in itertools.combinations(scene.items(), 2))
+            values = sum(used[item] * len(FACTORS[item[0]]) for item in scene.items())
+            return values, pairs, zlib.crc32(f"{text} {grammar.prompt(scene)}".encode())
+
+        scene = min(scenes, key=cost)
+        used.update([*scene.items(), *itertools.combinations(scene.items(), 2)])
+        rows.append({"id": f"v{i:03d}", "text": text, "image": grammar.prompt(scene), "tags": tags})
+    return rows
+
+
+def _motion_texts(taken: frozenset[str] = frozenset()) -> list[tuple[str, list[str]]]:
+    """220 texts spread as MOTION_COUNTS says, none of them `taken`, and their tags.
 
     Greedy: each next prompt is the one whose values, and then pairs of values, were used least so far.
     """
@@ -76,7 +105,7 @@ def motion_prompts() -> list[dict[str, object]]:
     pairs: Counter[tuple[tuple[str, str | None], ...]] = Counter()
     rows = []
     for (motion, speed), count in MOTION_COUNTS.items():
-        candidates = dict(_candidates(motion, speed))
+        candidates = {text: stated for text, stated in _candidates(motion, speed) if text not in taken}
         for _ in range(count):
 
             def cost(text: str, candidates: dict[str, dict[str, str]] = candidates) -> tuple[float, int]:
@@ -90,8 +119,7 @@ def motion_prompts() -> list[dict[str, object]]:
             values.update(chosen)
             pairs.update(itertools.combinations(chosen, 2))
             rows.append((text, [motion or "any motion"] + ([] if motion == "still" else [speed or "any speed"])))
-    rows.sort(key=lambda row: zlib.crc32(row[0][::-1].encode()))
-    return [{"id": f"m{i:03d}", "text": text, "tags": tags} for i, (text, tags) in enumerate(rows)]
+    return sorted(rows, key=lambda row: zlib.crc32(row[0][::-1].encode()))
 
 
 def _candidates(motion: str | None, speed: str | None) -> Iterator[tuple[str, dict[str, str]]]:
@@ -106,7 +134,11 @@ def _candidates(motion: str | None, speed: str | None) -> Iterator[tuple[str, di
 
 
 #: File name -> what writes it.
-SUITES = {"diversity.jsonl": diversity_prompts, "motion.jsonl": motion_prompts}
+SUITES = {
+    "diversity.jsonl": diversity_prompts,
+    "motion.jsonl": motion_prompts,
+    "motion_i2v.jsonl": motion_i2v_prompts,
+}
 
 
 def as_text(rows: list[dict[str, object]]) -> str:

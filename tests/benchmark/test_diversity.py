@@ -84,7 +84,8 @@ def rewrite_manifest(folder: Path, change) -> None:
 def test_every_file_is_there_and_the_numbers_agree(ran) -> None:
     made = result.load(ran / "result.json")
     items, prompts = pd.read_csv(ran / "items.csv"), pd.read_csv(ran / "prompts.csv")
-    assert list(prompts.columns) == ["id", "fidelity", "lpips", "factor_diversity"]
+    own = ["sprites_similarity", "sprites_distance"]
+    assert list(prompts.columns) == ["id", "fidelity", "lpips", *own, "factor_diversity"]
     assert len(items) == 32
     assert made.expected == len(prompts) == 4
     for metric in made.metrics:
@@ -111,9 +112,9 @@ def test_every_file_is_there_and_the_numbers_agree(ran) -> None:
 
 def test_without_weights_the_metric_is_missing_and_the_command_is_there(copy) -> None:
     made = score_folder("diversity", copy, diversity.make({}))
-    assert [m.name for m in made.metrics] == ["fidelity", "factor_diversity"]
+    assert [m.name for m in made.metrics] == ["fidelity", "sprites_similarity", "sprites_distance", "factor_diversity"]
     commands = {m.metric: m.command for m in made.missing}
-    assert set(commands) == {"dinov3_similarity", "lpips"}
+    assert set(commands) == {"dinov3_similarity", "lpips", "frechet_sprites"}
     assert commands["dinov3_similarity"].startswith("hf download timm/vit_large_patch16_dinov3.lvd1689m ")
     text = (copy / "report.md").read_text()
     assert all(f"`{command}`" in text for command in commands.values())

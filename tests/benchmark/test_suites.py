@@ -63,7 +63,7 @@ def test_unknown_suite_domain_and_file(tmp_path) -> None:
         load_prompts(get_suite("motion"), "sprites", tmp_path / "nowhere.jsonl")
 
 
-@pytest.mark.parametrize(("name", "count"), [("diversity", 21), ("motion", 220)])
+@pytest.mark.parametrize(("name", "count"), [("diversity", 21), ("motion", 220), ("motion-i2v", 220)])
 def test_every_suite_has_its_prompts_in_every_domain(name: str, count: int) -> None:
     suite = get_suite(name)
     assert set(suite.prompt_files) == {"sprites", "open"}
@@ -141,3 +141,22 @@ def test_motion_prompts_are_distinct_held_out_open_and_spread() -> None:
         counts = Counter(s.get(name) for s in stated)
         assert set(counts) == {None, *FACTORS[name]}
         assert max(counts.values()) - min(counts.values()) <= 1
+
+
+def test_image_to_video_pairs_state_the_whole_first_frame_and_share_no_text_with_the_motion_suite() -> None:
+    pairs = prompts.motion_i2v_prompts()
+    texts = [str(row["text"]) for row in pairs]
+    assert len(set(texts)) == 220
+    assert all(grammar.held_out(text) for text in texts)
+    assert not set(texts) & {str(row["text"]) for row in prompts.motion_prompts()}
+    stated, shown = ([grammar.parse(str(row[key])) for row in pairs] for key in ("text", "image"))
+    assert all(set(image) == set(IMAGE_FACTORS) for image in shown)
+    for text, image in zip(stated, shown, strict=True):
+        assert all(image[name] == value for name, value in text.items() if name in IMAGE_FACTORS)
+    for name in IMAGE_FACTORS:
+        counts = Counter(image[name] for image in shown)
+        assert set(counts) == set(FACTORS[name])
+        assert max(counts.values()) <= 1.1 * min(counts.values())
+    assert Counter(s.get("motion") for s in stated) == Counter(
+        grammar.parse(str(row["text"])).get("motion") for row in prompts.motion_prompts()
+    )
