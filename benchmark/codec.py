@@ -106,13 +106,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 `python -m pdmd.benchmark.codec --clips {args.clips}`, commit {commit["commit"] if commit else "none yet"}.
 n = {len(prompts)} clips of {world.FRAMES} frames, {world.SIZE} x {world.SIZE}, {world.FPS} frames a second: renders of
-the motion suite's first prompts, each from the seed of its number. The benchmark writes {codec_record(CODEC)},
-with `--lossless` {codec_record(LOSSLESS)}, which read back bit by bit.
+the motion suite's first prompts, each from the seed of its number. The benchmark writes
+`{codec_record(CODEC)}`,
+with `--lossless` `{codec_record(LOSSLESS)}`, which read back bit by bit.
 
 {table(rows, len(prompts))}
 
 A change is the mean over clips of the metric after the codec minus that without loss, on the same clip; relative to
-the lossless mean. Flow is in pixels a frame, by {Dis().label(world.SIZE, world.SIZE)}.
+the lossless mean. Flow is in pixels a frame, by
+{Dis().label(world.SIZE, world.SIZE)}.
 """
     write_text(args.out / "README.md", text)
     print(table(rows, len(prompts)))
