@@ -81,7 +81,8 @@ def notes(comparison: Comparison) -> list[str]:
     return [*said, *comparison.notes, *([f"in neither result, so not gated: {unmeasured}"] if unmeasured else [])]
 
 
-def _metric_rows(comparison: Comparison) -> list[list[str]]:
+def metric_rows(comparison: Comparison) -> list[list[str]]:
+    """The table of metrics, under METRIC_HEAD."""
     return [
         [
             c.metric,
@@ -96,7 +97,8 @@ def _metric_rows(comparison: Comparison) -> list[list[str]]:
     ]
 
 
-def _gate_rows(comparison: Comparison) -> list[list[str]]:
+def gate_rows(comparison: Comparison) -> list[list[str]]:
+    """The table of gates, under GATE_HEAD; without those on what neither result has."""
     scales = {change.metric: change.scale for change in comparison.changes}
     rows = []
     for o in comparison.outcomes:
@@ -124,7 +126,7 @@ def legend(comparison: Comparison) -> str:
 def terminal(comparison: Comparison) -> Group:
     """Two tables and the notes, for rich."""
     parts: list[Table | Text] = []
-    for head, rows in ((METRIC_HEAD, _metric_rows(comparison)), (GATE_HEAD, _gate_rows(comparison))):
+    for head, rows in ((METRIC_HEAD, metric_rows(comparison)), (GATE_HEAD, gate_rows(comparison))):
         table = Table(box=box.SIMPLE, padding=(0, 1, 0, 0))
         for name in head:
             table.add_column(name, overflow="fold", no_wrap=name in ("p", "outcome"))
@@ -138,7 +140,7 @@ def terminal(comparison: Comparison) -> Group:
 def markdown(comparison: Comparison) -> str:
     """A pull-request comment or a job summary."""
     lines = [f"## {escape(headline(comparison))}", ""]
-    lines += [*_table(METRIC_HEAD, _metric_rows(comparison)), "", *_table(GATE_HEAD, _gate_rows(comparison))]
+    lines += [*_table(METRIC_HEAD, metric_rows(comparison)), "", *_table(GATE_HEAD, gate_rows(comparison))]
     lines += ["", escape(legend(comparison)), "", *(f"- {escape(note)}" for note in notes(comparison))]
     for change in comparison.changes:
         lines += _moved(change)

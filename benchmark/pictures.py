@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from matplotlib.figure import Figure
 from pdmd.errors import UserError
 from pdmd.files import write_whole
 
+from .markup import visible
 from .media import contact_sheet, inside, read_video
 from .result import kind
 from .score import Item, PromptScore
@@ -106,7 +108,4 @@ def _cell(folder: Path, item: Item) -> np.ndarray:
 
 
 def _wrapped(text: str, width: int = 44) -> str:
-    lines = [""]
-    for word in text.split():
-        lines = [*lines[:-1], f"{lines[-1]} {word}".strip()] if len(lines[-1]) + len(word) < width else [*lines, word]
-    return "\n".join(lines if len(lines) <= 3 else [*lines[:2], lines[2] + " …"])
+    return textwrap.fill(visible(text), width, max_lines=3, placeholder=" …")

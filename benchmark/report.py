@@ -28,18 +28,19 @@ def number(metric: Metric | None) -> str:
     return f"{metric.value:.4g}" + (f" ({interval.low:.4g} to {interval.high:.4g})" if interval else "")
 
 
-def table(results: Sequence[Result]) -> str:
-    """One row a model, fidelity first, then every metric that any of them has; intervals at 95 %."""
+def table(results: Sequence[Result], labels: Sequence[str] = ()) -> str:
+    """One row a model, fidelity first, then every metric that any of them has; intervals at 95 %. `labels` stand in
+    for the models' names."""
     names = list(dict.fromkeys(["fidelity", *(m.name for result in results for m in result.metrics)]))
     units = {m.name: m.unit for result in results for m in result.metrics}
     head = ["model", "n", *(escape(f"{name} ({units[name]})" if name in units else name) for name in names)]
     rows = [
         [
-            escape(r.model),
+            escape(label),
             f"{min((m.n for m in r.metrics), default=0)} of {r.expected}",
             *(number(r.metric(n)) for n in names),
         ]
-        for r in results
+        for label, r in zip(labels or [r.model for r in results], results, strict=True)
     ]
     return "\n".join("| " + " | ".join(line) + " |" for line in (head, ["---"] * len(head), *rows))
 
@@ -84,14 +85,6 @@ def markdown(result: Result, pictures: Mapping[str, str]) -> str:
         "code": f"git {_plain(origin.get('git'))}; {_plain(origin.get('packages'))}; {origin.get('platform')}",
     }
     lines += [f"- {key}: {escape(value)}" for key, value in facts.items()]
-    return "\n".join(lines) + "\n"
-
-
-def joint_markdown(results: Sequence[Result], folders: Sequence[str]) -> str:
-    """One table of several results and links to their reports."""
-    lines = [f"# {escape(results[0].suite)}", "", table(results), ""]
-    lines += [f"In brackets, 95 % intervals over prompts. {note(results[0].suite)}", ""]
-    lines += [f"- [{escape(r.model)}]({folder}/report.md)" for r, folder in zip(results, folders, strict=True)]
     return "\n".join(lines) + "\n"
 
 

@@ -15,14 +15,16 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from pdmd.errors import UserError
 from pdmd.files import write_text
 
-from . import diversity, frechet, motion, provenance, report, result
+from . import diversity, frechet, motion, provenance, report, result, several
 from .features.weights import check_names
 from .generate import BATCH_SIZE, Model, generate, read_manifest, read_record
 from .given import Given, match
 from .media import CODEC, LOSSLESS, Codec
+from .page import results_page
 from .result import Result
 from .score import Media, Scored, Scorer, items_csv, prompts_csv
 from .shards import ALONE, Shard
+from .sides import side_of
 from .suites import PromptSet, Suite, load_prompts
 
 #: Suite -> what makes its scorer from the weights given and a device.
@@ -53,14 +55,14 @@ def run_suite(
     """Run a suite for every model and every folder of media, and return the paths of their result.json, in this order.
 
     Each model gets out/NAME/ with media/, manifest.jsonl, generation.json, items.csv, result.json, report.md
-    and its pictures, for diversity also prompts.csv; several models also get a joint out/report.md. Samples
-    already there are kept. The first teacher of the embedded world is the base model that frechet_sprites sets the
-    others against; it is measured first. `weights` are files by network (features/weights.py), `prompts` replaces the
-    suite's own file, `limit` takes its first prompts alone, `dynamic_degree` is one of motion.IMPLEMENTATIONS,
-    `device` is where the networks of the metrics run. `media` are folders of files made by anything else (given.py),
-    of prompts of `domain`; they are only read. `lossless` writes videos as FFV1. Of several processes (shards.py)
-    each generates its share, and the first alone measures; the others return nothing. Raises UserError for bad
-    input, before anything is made.
+    and its pictures, report.html, for diversity also prompts.csv; several models on the same prompts also get a
+    joint out/report.md and report.html. Samples already there are kept. The first teacher of the embedded world is
+    the base model that frechet_sprites sets the others against; it is measured first. `weights` are files by network
+    (features/weights.py), `prompts` replaces the suite's own file, `limit` takes its first prompts alone,
+    `dynamic_degree` is one of motion.IMPLEMENTATIONS, `device` is where the networks of the metrics run. `media` are
+    folders of files made by anything else (given.py), of prompts of `domain`; they are only read. `lossless` writes
+    videos as FFV1. Of several processes (shards.py) each generates its share, and the first alone measures; the
+    others return nothing. Raises UserError for bad input, before anything is made.
     """
     check_names(weights or {})
     if suite.first_frames and models:
@@ -95,15 +97,17 @@ def run_suite(
             make_samples(suite, prompt_set, model, out / model.name, batch_size, bars, codec, shard)
         if scorer is None:
             return []
-        made = {
-            model.name: score_folder(suite.name, out / model.name, scorer, bars, against)
-            for model in sorted(models, key=lambda model: model is not base)
-        }
+        for model in sorted(models, key=lambda model: model is not base):
+            score_folder(suite.name, out / model.name, scorer, bars, against)
         for folder, found, name in zip(media, given, names[len(models) :], strict=True):
-            made[name] = score_given(suite.name, folder, found, out / name, scorer, bars, against)
+            score_given(suite.name, folder, found, out / name, scorer, bars, against)
+    paths = [out / name / "result.json" for name in names]
     if len(names) > 1:
-        write_text(out / "report.md", report.joint_markdown([made[name] for name in names], names))
-    return [out / name / "result.json" for name in names]
+        try:
+            several.report(paths, out)
+        except UserError as error:
+            Console(stderr=True).print(f"no joint report: {error}", markup=False)
+    return paths
 
 
 def make_samples(
@@ -210,11 +214,13 @@ def score_media(
 
 
 def write_report(made: Result, folder: Path, scored: Scored, pictures: Mapping[str, str]) -> None:
-    """items.csv, prompts.csv, report.md, and result.json last: where it is, all is."""
+    """items.csv, prompts.csv, report.md, report.html, and result.json last: where it is, all is."""
     write_text(folder / "items.csv", items_csv(scored.items))
     if scored.prompts:
         names = [m.name for m in made.metrics if result.by_prompt(m.name)]
         write_text(folder / "prompts.csv", prompts_csv(scored.prompts, names))
     frechet.save(scored.items, folder)
     write_text(folder / "report.md", report.markdown(made, pictures))
+    side = side_of(folder / "result.json", made)
+    write_text(folder / "report.html", results_page({made.model: side}, folder))
     result.save(made, folder / "result.json")

@@ -71,7 +71,11 @@ def locate(path: Path) -> Path:
 def read_side(path: Path) -> Side:
     """Read a result and the CSV files beside it. Raises UserError for what is missing or not whole."""
     file = locate(path)
-    found = result.load(file)
+    return side_of(file, result.load(file))
+
+
+def side_of(file: Path, found: Result) -> Side:
+    """A result that is, or will be, in `file`, with the CSV files beside that. Raises UserError as `read_side`."""
     parts = [found.generation, found.provenance, found.problems]
     if isinstance(found.generation, Mapping):
         parts += [found.generation.get(part, {}) for part in ("suite", "prompts", "media", "model")]

@@ -213,9 +213,9 @@ def bench(
             shard=shard,
         )
         for path in results:
-            print(f"report: {path.with_name('report.md')}")
-        if len(results) > 1:
-            print(f"report: {folder / 'report.md'}")
+            print(f"report: {path.with_name('report.md')} and report.html")
+        if len(results) > 1 and (folder / "report.md").is_file():
+            print(f"report: {folder / 'report.md'} and report.html")
 
 
 def _pair(text: str) -> tuple[str, str]:
@@ -226,24 +226,41 @@ def _pair(text: str) -> tuple[str, str]:
 
 
 @app.command()
+def report(
+    results: Annotated[list[Path], typer.Argument(help="result.json files, or their folders, of one suite.")],
+    out: Annotated[Path, typer.Option(help="The folder of report.md and report.html.")] = Path("report"),
+) -> None:
+    """Put several results into one table and one page."""
+    from pdmd.benchmark.several import report as report_several
+
+    for path in report_several(results, out):
+        print(path)
+
+
+@app.command()
 def compare(
     baseline: Annotated[Path, typer.Argument(help="The old result.json, or its folder.")],
     new: Annotated[Path, typer.Argument(help="The new one.")],
     gates: Annotated[Path | None, typer.Option(help="A TOML file.  [the suite's own]")] = None,
     markdown: Annotated[Path | None, typer.Option(help="Write a pull-request comment to this file.")] = None,
+    html: Annotated[
+        Path | None, typer.Option(help="Write a page with the prompts that moved most to this file.")
+    ] = None,
     junit: Annotated[Path | None, typer.Option(help="Write JUnit XML to this file.")] = None,
     json: Annotated[Path | None, typer.Option(help="Write everything as JSON to this file.")] = None,
     accept: Annotated[bool, typer.Option("--accept", help="Make the new result the baseline; needs --reason.")] = False,
     reason: Annotated[str | None, typer.Option(help="Why; kept in the baseline's result.json.")] = None,
 ) -> None:
     """Compare two results prompt by prompt; exit code 1 where a gate fails."""
-    from pdmd.benchmark import compare_report
+    from pdmd.benchmark import compare_html, compare_report
     from pdmd.benchmark.accept import accept as accept_new
     from pdmd.benchmark.compare import compare as compare_results
     from pdmd.files import write_text
 
     if accept != (reason is not None):
         raise UserError("--accept and --reason TEXT go together")
+    if accept and html:
+        raise UserError("--accept replaces the baseline that --html would show; compare with --html first")
     done = accept_new(baseline, new, reason, gates) if reason is not None else None
     comparison = done.comparison if done else compare_results(baseline, new, gates)
     if comparison:
@@ -252,6 +269,8 @@ def compare(
         for path, text in write:
             if path:
                 write_text(path, text(comparison))
+        if html:
+            write_text(html, compare_html.page(comparison, html.parent))
     if done:
         print(f"baseline: {done.path} ({done.entry['comparison']})")
     elif comparison and not comparison.passed:
