@@ -13,6 +13,7 @@ import json
 import zlib
 from collections import Counter
 from collections.abc import Iterator
+from functools import cache
 from importlib.resources import files
 
 from pdmd.sprites import grammar
@@ -96,7 +97,8 @@ def motion_i2v_prompts() -> list[dict[str, object]]:
     return rows
 
 
-def _motion_texts(taken: frozenset[str] = frozenset()) -> list[tuple[str, list[str]]]:
+@cache
+def _motion_texts(taken: frozenset[str] = frozenset()) -> tuple[tuple[str, list[str]], ...]:
     """220 texts spread as MOTION_COUNTS says, none of them `taken`, and their tags.
 
     Greedy: each next prompt is the one whose values, and then pairs of values, were used least so far.
@@ -119,7 +121,7 @@ def _motion_texts(taken: frozenset[str] = frozenset()) -> list[tuple[str, list[s
             values.update(chosen)
             pairs.update(itertools.combinations(chosen, 2))
             rows.append((text, [motion or "any motion"] + ([] if motion == "still" else [speed or "any speed"])))
-    return sorted(rows, key=lambda row: zlib.crc32(row[0][::-1].encode()))
+    return tuple(sorted(rows, key=lambda row: zlib.crc32(row[0][::-1].encode())))
 
 
 def _candidates(motion: str | None, speed: str | None) -> Iterator[tuple[str, dict[str, str]]]:
