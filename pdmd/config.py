@@ -52,6 +52,7 @@ class Config:
     checkpointing: bool = False
     offload: bool = False
     compile: bool = False
+    device: str = "cpu"
     # Optimisers.
     lr: float = 1e-4
     fake_lr: float = 1e-4
@@ -97,7 +98,7 @@ class Config:
 
     @property
     def compute(self) -> Compute:
-        return Compute(self.dtype, self.checkpointing, self.offload, self.compile)
+        return Compute(self.dtype, self.checkpointing, self.offload, self.compile, self.device)
 
     @property
     def embeddings_folder(self) -> Path:

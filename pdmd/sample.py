@@ -36,7 +36,8 @@ class Model(Protocol):
 def noise(teacher: Teacher, seeds: Sequence[int], frames: int) -> Tensor:
     """One latent of noise a seed, (n, *shape): a seed means the same noise in any batch."""
     shape = teacher.shape(frames)
-    return torch.stack([torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds])
+    made = [torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
+    return torch.stack(made).to(teacher.device)
 
 
 @torch.no_grad()

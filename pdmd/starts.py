@@ -73,7 +73,7 @@ class Starts:
 
     def _noise(self, n: int, frames: int, g: torch.Generator) -> tuple[Tensor, Tensor]:
         """Noise and the rows of the bank that it becomes samples of."""
-        z = torch.randn((n, *self.teacher.shape(frames)), generator=g)
+        z = torch.randn((n, *self.teacher.shape(frames)), generator=g).to(self.teacher.device)
         return z, torch.randint(len(self._bank(frames)), (n,), generator=g)
 
     def _pool(self, state: State, stage: int, before: tuple[Phase, ...], frames: int) -> tuple[Tensor, Tensor]:

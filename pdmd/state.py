@@ -98,6 +98,7 @@ def begin_stage(teacher: Teacher, config: Config, plan: Plan, experts: list[nn.M
         net.requires_grad_(i == index).zero_grad(set_to_none=True)
     level = (min(p.low for p in phases) + max(p.high for p in phases)) / 2
     fake = teacher.network(level, lora_of(config, "fake", stage))
+    teacher.settle([experts[index], fake], [net for i, net in enumerate(experts) if i != index], level)
     average = {k: p.detach().clone() for k, p in experts[index].named_parameters()} if plan.ema else None
     return State(
         step,

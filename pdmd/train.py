@@ -126,7 +126,7 @@ def _step(run: Run, task: Task, state: State, stage: int) -> dict[str, float]:
     _finite(run, state, stage, fake_loss=torch.stack(losses or [torch.zeros(())]), generator_gradient=update.norm)
     for name, kept in (state.average or {}).items():
         kept.lerp_(state.expert.net.get_parameter(name).data, 1 - plan.ema)
-    low, middle, high = update.normaliser.quantile(torch.tensor([0.1, 0.5, 0.9])).tolist()
+    low, middle, high = update.normaliser.cpu().quantile(torch.tensor([0.1, 0.5, 0.9])).tolist()
     return {
         "fake_loss": float(torch.stack(losses).mean()) if losses else 0.0,
         "gradient": float(update.gradient),

@@ -12,6 +12,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from pdmd import state as states
+from pdmd.benchmark import result
+from pdmd.cli import main
 from pdmd.config import make_config
 from pdmd.errors import UserError
 from pdmd.export import export
@@ -176,3 +178,22 @@ def test_what_cannot_be_exported_is_one_line(folders, tmp_path):
         with pytest.raises(UserError, match=message) as caught:
             load_model(str(lora))
         assert len(str(caught.value).splitlines()) == 1
+
+
+def test_the_command_line_exports_with_the_benchmarks_table(folders, tmp_path, monkeypatch, capsys):
+    run = student(folders["wan2.1"], 2, tmp_path / "student")
+    metric = result.summarise("optical_flow", [1.0, 2.0, 3.0], 3, "DIS", False, {})
+    result.save(result.Result(1, "motion", "student", {}, {}, 3, (metric,), (), {}), tmp_path / "result.json")
+
+    def pdmd(*args: str) -> int:
+        monkeypatch.setattr("sys.argv", ["pdmd", "export", str(run), *args])
+        with pytest.raises(SystemExit) as stop:
+            main()
+        return int(stop.value.code or 0)
+
+    assert pdmd(str(tmp_path / "out"), "--format", "lora", "--result", str(tmp_path / "result.json")) == 0
+    assert len(list((tmp_path / "out").glob("*.safetensors"))) == 4
+    assert "| student | 3 of 3 |" in (tmp_path / "out" / "README.md").read_text()
+    assert pdmd(str(tmp_path / "other"), "--format", "onnx") == 2
+    assert capsys.readouterr().err == "pdmd: --format onnx: known: diffusers, lora\n"
+    assert not (tmp_path / "other").exists()

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol, TypeVar
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 
 from pdmd.errors import UserError
@@ -33,12 +34,14 @@ class Compute:
     """How networks are run. `dtype`: of their matrix products, and of the weights that no one trains; adapters,
     trained copies, gradients and losses are float32. `checkpointing`: a backward pass recomputes each block's
     activations. `offload`: what a backward pass needs waits in the CPU's memory. `compile`: blocks by torch.compile.
+    `device`: torch's name of where that happens.
     """
 
     dtype: Literal["float32", "bfloat16"] = "float32"
     checkpointing: bool = False
     offload: bool = False
     compile: bool = False
+    device: str = "cpu"
 
 
 class Cond(Protocol):
@@ -54,8 +57,9 @@ class Cond(Protocol):
 class Teacher(Protocol):
     """What the trainer and the sampler need of a model family.
 
-    `frames` is the family's own clip length (1 for images), `fps` its rate, `domain` names the prompts
-    it understands, `guidance` the weight w of `guided`, `steps` and `shift` its own sampling grid.
+    `device` is where latents, conditions and networks are; `frames` is the family's own clip length (1 for
+    images), `fps` its rate, `domain` names the prompts it understands, `guidance` the weight w of `guided`, `steps`
+    and `shift` its own sampling grid.
     Latents x are (n, *shape(frames)), float32; `cond` is what `encode` made, or rows of it.
     """
 
@@ -64,6 +68,7 @@ class Teacher(Protocol):
     frames: int
     fps: int
     steps: int
+    device: torch.device
 
     @property
     def guidance(self) -> Weights: ...
@@ -79,6 +84,10 @@ class Teacher(Protocol):
     def network(self, t: float = 1.0, lora: Lora | None = None) -> nn.Module:
         """A fresh trainable network that starts as the teacher: as its expert for noise level t, where it
         has several. With `lora` an adapter on the teacher's own weights, else a copy of them."""
+
+    def settle(self, nets: Sequence[nn.Module], others: Sequence[nn.Module], t: float) -> None:
+        """Keep networks on the device, and the teacher's own for noise level t; the others, and the rest of the
+        teacher's own, wait on the CPU and come to the device only while they run."""
 
     def velocity(self, net: nn.Module, x: Tensor, t: Tensor, cond: Any) -> Tensor:
         """A network's velocity at x (n, ...) and t (n,), float32."""
@@ -115,7 +124,7 @@ def _mixture(guidance: Weights | None, compute: Compute) -> Teacher:
     if guidance is not None:
         raise UserError("teacher mixture has no conditions and takes no guidance")
     if compute != Compute():
-        raise UserError("teacher mixture runs as it is: leave out dtype, checkpointing, offload and compile")
+        raise UserError("teacher mixture runs as it is: leave out dtype, checkpointing, offload, compile, device")
     return Mixture()
 
 

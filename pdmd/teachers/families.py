@@ -71,6 +71,10 @@ def load(
         library.disable_progress_bar()  # loading's bars; ours are for work that takes time
     without = {} if embeddings is None else {"text_encoder": None}
     compute = compute or Compute()
+    try:
+        torch.empty(0, device=compute.device)
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(f"device {compute.device!r} cannot be used here: {first_line(error)}") from None
     weights = getattr(torch, compute.dtype)
     dtypes = {"transformer": weights, "transformer_2": weights, "default": torch.float32}
     try:

@@ -49,16 +49,19 @@ class Adapted(nn.Module):
         with switched(self.base, self.name):
             return self.base(*args, **kwargs)
 
+    def parts(self) -> dict[str, tuple[Any, Any]]:
+        """The linear layers A and B of each adapted layer, by its name in the base."""
+        adapter: Any = self.adapter
+        found = {path: adapter[path.replace(".", "/")] for path in self.paths}
+        return {path: (layer["lora_A"], layer["lora_B"]) for path, layer in found.items()}
+
     def factors(self) -> dict[str, tuple[Tensor, Tensor]]:
         """Each adapted layer's A (rank, in) and B (out, rank), alpha / rank multiplied into B: the layer's weight
         grows by B A."""
         layers = _layers(self.base)
         return {
-            path: (
-                layers[path].lora_A[self.name].weight.detach(),
-                layers[path].lora_B[self.name].weight.detach() * layers[path].scaling[self.name],
-            )
-            for path in self.paths
+            path: (a.weight.detach(), b.weight.detach() * layers[path].scaling[self.name])
+            for path, (a, b) in self.parts().items()
         }
 
 
@@ -74,10 +77,10 @@ def adapt(base: nn.Module, lora: Lora, targets: str) -> Adapted:
     _switch(base, [])
     net = Adapted(base, lora.name).float()
     generator = torch.Generator().manual_seed(lora.seed)
-    for layer in net.adapter.values():
-        a = layer["lora_A"].weight.data
-        a.copy_(torch.empty(a.shape).uniform_(-1, 1, generator=generator) / math.sqrt(a.shape[1]))
-        layer["lora_B"].weight.data.zero_()
+    for a, b in net.parts().values():
+        shape = a.weight.shape
+        a.weight.data.copy_(torch.empty(shape).uniform_(-1, 1, generator=generator) / math.sqrt(shape[1]))
+        b.weight.data.zero_()
     for p in base.parameters():
         p.requires_grad_(id(p) in trained)
     return net.requires_grad_(True)
@@ -91,10 +94,15 @@ def remove(base: nn.Module, name: str) -> None:
     _switch(base, [])
 
 
+def base_of(net: nn.Module) -> nn.Module:
+    """The network that holds the weights: the base of an `Adapted`, else the network itself."""
+    return net.base if isinstance(net, Adapted) else net
+
+
 def plain(net: nn.Module) -> nn.Module:
     """A float32 copy of a network without any adapter; with its own merged into it where it is an `Adapted`."""
     name = net.name if isinstance(net, Adapted) else None
-    made = copy.deepcopy(net.base if isinstance(net, Adapted) else net)
+    made = copy.deepcopy(base_of(net))
     for p in made.parameters():
         p.data = p.data.float()
     for path, layer in _layers(made).items():
@@ -119,7 +127,7 @@ def checkpoint_blocks(net: Any) -> None:
     """Gradient checkpointing, block by block, where a recomputation has the adapter on that its forward had."""
 
     def run(block: Callable[..., Any], *args: Any) -> Any:
-        (name,) = _active(net) or [None]
+        name = next(iter(_active(net)), None)
         return checkpoint(block, *args, use_reentrant=False, context_fn=lambda: (nullcontext(), switched(net, name)))
 
     net.enable_gradient_checkpointing(run)

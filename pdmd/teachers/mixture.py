@@ -102,6 +102,7 @@ class Mixture:
     guidance = 1.0
     steps = 40
     shift = 1.0
+    device = torch.device("cpu")
 
     def __post_init__(self) -> None:
         if len(self.means) != len(self.weights) or len({len(m) for m in self.means}) != 1:
@@ -166,6 +167,9 @@ class Mixture:
         if lora is not None:
             raise UserError("teacher mixture takes no LoRA: leave student and fake at full")
         return copy.deepcopy(_fitted(self))
+
+    def settle(self, nets: Sequence[nn.Module], others: Sequence[nn.Module], t: float) -> None:
+        """All of it is small."""
 
     def velocity(self, net: nn.Module, x: Tensor, t: Tensor, cond: Tensor) -> Tensor:
         return net(x, t)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from importlib.resources import files
@@ -23,7 +23,7 @@ from pdmd.embeddings import Embeddings, Rows
 from pdmd.errors import UserError, suggest
 from pdmd.flow import shift_of, time_grid
 from pdmd.teachers import Compute, Lora, Weights
-from pdmd.teachers.lora import Adapted, adapt, checkpoint_blocks, plain, remove
+from pdmd.teachers.lora import Adapted, adapt, base_of, checkpoint_blocks, plain, remove
 
 #: What a folder says of itself beside diffusers' own files.
 SETTINGS_FILE = "pdmd.json"
@@ -90,7 +90,7 @@ class PipelineTeacher(ABC):
         for part in pipeline.components.values():
             if isinstance(part, nn.Module):
                 part.requires_grad_(False).eval()
-        self.compute = Compute()
+        self.compute, self.device = Compute(), torch.device("cpu")
         self.take(experts or [pipeline.transformer], bounds)
 
     def take(self, experts: Sequence[nn.Module], bounds: Sequence[float]) -> None:
@@ -104,9 +104,31 @@ class PipelineTeacher(ABC):
 
     def run_as(self, compute: Compute) -> None:
         """Run this teacher's networks, and those made of them from now on, in this way."""
-        self.compute = compute
+        self.compute, self.device = compute, torch.empty(0, device=compute.device).device
+        self.pipeline.vae.to(self.device)
         for net in self.experts:
             self._prepare(net)
+        self.experts[0].to(self.device)  # others wait on the CPU
+
+    def settle(self, nets: Sequence[nn.Module], others: Sequence[nn.Module], t: float) -> None:
+        kept = [base_of(net) for net in (*nets, self.owner(t))]
+        for net in (*self.experts, *others):
+            if not any(base_of(net) is one for one in kept):
+                base_of(net).to("cpu")
+        for net in kept:
+            net.to(self.device)
+
+    @contextmanager
+    def _on_device(self, net: nn.Module) -> Iterator[None]:
+        """The network is on the device while it runs; one that waits on the CPU goes back after."""
+        away = next(net.parameters()).device != self.device
+        if away:
+            net.to(self.device)
+        try:
+            yield
+        finally:
+            if away:
+                net.to("cpu")
 
     def _prepare(self, net: Any) -> nn.Module:
         """A whole network with what it has of its own to be run as `compute` says."""
@@ -118,11 +140,11 @@ class PipelineTeacher(ABC):
 
     def run(self, net: nn.Module, *args: Any, **kwargs: Any) -> Tensor:
         """A network's output, float32, run as `compute` says."""
-        with ExitStack() as stack:
+        with self._on_device(base_of(net)), ExitStack() as stack:
             if self.compute.dtype != "float32":
-                stack.enter_context(torch.autocast("cpu", getattr(torch, self.compute.dtype)))
+                stack.enter_context(torch.autocast(self.device.type, getattr(torch, self.compute.dtype)))
             if self.compute.offload and torch.is_grad_enabled():
-                stack.enter_context(save_on_cpu())
+                stack.enter_context(save_on_cpu(pin_memory=self.device.type == "cuda"))
             return net(*args, return_dict=False, **kwargs)[0].float()
 
     @staticmethod
@@ -159,8 +181,9 @@ class PipelineTeacher(ABC):
     @torch.no_grad()
     def encode(self, prompts: Sequence[str]) -> Any:
         if self.embeddings is None:
-            return self.collate(self.embed(list(prompts)))
-        return self.collate(self.embeddings.rows(self.pipeline, [*prompts, self.no_prompt], self.embed)[:-1])
+            return self.collate(self.embed(list(prompts))).to(self.device)
+        rows = self.embeddings.rows(self.pipeline, [*prompts, self.no_prompt], self.embed)
+        return self.collate(rows[:-1]).to(self.device)
 
     @cached_property
     def _no_prompt(self) -> Any:
@@ -200,11 +223,11 @@ class PipelineTeacher(ABC):
     def decode(self, x: Tensor) -> np.ndarray:
         """By an autoencoder of video that keeps a mean and a deviation for each channel."""
         vae = self.pipeline.vae
-        mean = torch.tensor(vae.config.latents_mean).view(1, -1, 1, 1, 1)
-        std = torch.tensor(vae.config.latents_std).view(1, -1, 1, 1, 1)
+        mean = torch.tensor(vae.config.latents_mean, device=x.device).view(1, -1, 1, 1, 1)
+        std = torch.tensor(vae.config.latents_std, device=x.device).view(1, -1, 1, 1, 1)
         frames = vae.decode((x * std + mean).to(vae.dtype), return_dict=False)[0].float()
         pixels = ((frames.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
-        return pixels.permute(0, 2, 3, 4, 1).numpy()
+        return pixels.permute(0, 2, 3, 4, 1).cpu().numpy()
 
     def training_prompts(self, n: int, seed: int, image: bool) -> list[str]:
         """n of the embedded world's prompts where that is the domain, else of prompts/training.txt, at most all."""

@@ -36,6 +36,9 @@ class Text:
     def __len__(self) -> int:
         return len(self.embeds)
 
+    def to(self, device: torch.device) -> Text:
+        return Text(self.embeds.to(device), self.mask.to(device))
+
     def __getitem__(self, index: Any) -> Text:
         return Text(self.embeds[index], self.mask[index])
 
@@ -148,7 +151,9 @@ class QwenImage(PipelineTeacher):
     def embed(self, prompts: list[str]) -> list[Rows]:
         """Embeddings (length, dim) of the prompts in the family's own template."""
         made = (
-            self.pipeline._get_qwen_prompt_embeds(prompts[i : i + ENCODED_AT_ONCE])
+            self.pipeline._get_qwen_prompt_embeds(
+                prompts[i : i + ENCODED_AT_ONCE], device=self.pipeline.text_encoder.device
+            )
             for i in range(0, len(prompts), ENCODED_AT_ONCE)
         )
         pairs = [(e, m) for embeds, masks in made for e, m in zip(embeds, masks.bool(), strict=True)]

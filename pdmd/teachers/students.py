@@ -138,9 +138,9 @@ def attach(base: PipelineTeacher, folder: Path, described: dict[str, Any]) -> li
             net = adapt(base.experts[on], Lora(f"expert_{k}", rank, rank, 0), base.adapted_layers)
             if {key.rpartition(".lora_")[0] for key in tensors} != set(net.paths):
                 raise ValueError("its layers are not the base's")
-            for path in net.paths:
-                for part, layer in net.adapter[path.replace(".", "/")].items():
-                    layer.weight.data.copy_(tensors[f"{path}.{part}.weight"])
+            for path, (a, b) in net.parts().items():
+                a.weight.data.copy_(tensors[f"{path}.lora_A.weight"])
+                b.weight.data.copy_(tensors[f"{path}.lora_B.weight"])
         except (OSError, SafetensorError, KeyError, IndexError, ValueError, RuntimeError, StopIteration) as error:
             raise UserError(f"cannot load {folder / name} on {lora['base']}: {first_line(error)}") from None
         made.append(net.requires_grad_(False).eval())

@@ -102,7 +102,9 @@ class Wan(PipelineTeacher):
     def embed(self, prompts: list[str]) -> list[Rows]:
         """Embeddings (length, dim) up to the end mark, as WanPipeline makes them."""
         made = (
-            self.pipeline._get_t5_prompt_embeds(prompts[i : i + 256], max_sequence_length=self.length)
+            self.pipeline._get_t5_prompt_embeds(
+                prompts[i : i + 256], max_sequence_length=self.length, device=self.pipeline.text_encoder.device
+            )
             for i in range(0, len(prompts), 256)
         )
         # Behind its end mark the pipeline sets a prompt to zero, which the encoder gives for no token.
