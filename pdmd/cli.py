@@ -71,12 +71,12 @@ def train(
             progress.update(bar, completed=step, total=total, description=f"phase {stage + 1}", figures=figures)
 
         try:
-            student = run_training(run, task, resume, report, lambda text: progress.console.print(f"warning: {text}"))
+            written = run_training(run, task, resume, report, lambda text: progress.console.print(f"warning: {text}"))
         except Interrupted as stop:
             progress.stop()
             print(f"interrupted at step {stop}; go on with: pdmd train --resume --out {run.folder}", file=sys.stderr)
             raise typer.Exit(INTERRUPTED) from None
-    print(f"student: {student}")
+    print(f"student: {written}")
     print(f'next:    pdmd sample {run.folder} --prompt "..."   or   pdmd bench --suite motion --model {run.folder}')
 
 
