@@ -40,8 +40,8 @@ def frechet(x: np.ndarray, y: np.ndarray) -> float:
     x, y = x.astype(np.float64), y.astype(np.float64)
     means = x.mean(0) - y.mean(0)
     a, b = ((v - v.mean(0)) / np.sqrt(len(v) - 1) for v in (x, y))
-    roots = np.linalg.svd(np.linalg.qr(a, mode="r") @ np.linalg.qr(b, mode="r").T, compute_uv=False)
-    return float(means @ means + (a**2).sum() + (b**2).sum() - 2 * roots.sum())
+    small_a, small_b = (np.asarray(np.linalg.qr(v, mode="r")) for v in (a, b))
+    return float(means @ means + (a**2).sum() + (b**2).sum() - 2 * np.linalg.svdvals(small_a @ small_b.T).sum())
 
 
 def jackknife(groups: Sequence[np.ndarray], of: Callable[[np.ndarray], float]) -> tuple[float, stats.Interval]:

@@ -172,7 +172,7 @@ def train(work: Path) -> Encoder:
     """Train from nothing, or on from the work folder's checkpoint. One process, on the CPU."""
     torch.manual_seed(0)
     net = Encoder()
-    matrices = [stage.weight for stage in list(net.stages)[1:]] + [net.embedding.weight]
+    matrices = [p for p in net.parameters() if p.ndim > 1 and p[0].numel() > 64]
     chosen = {id(p) for p in matrices}
     optimizers = Optimizers(matrices, [p for p in net.parameters() if id(p) not in chosen])
     first = resume(work / "encoder.pt", net=net, optimizers=optimizers)
