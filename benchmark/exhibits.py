@@ -133,7 +133,8 @@ def thumbnail(image: np.ndarray) -> str:
 
 def strip(clip: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Of a clip uint8 (F, H, W, 3), F > 1: STRIP frames evenly from first to last, and under each its flow to the
-    next frame (of the last: from the one before) as colour. Two images (h, w, 4) with clear gaps."""
+    next frame (of the last: from the one before) as colour. Two images (h, w, 4), clear in the
+    gaps and in the place of frames that a short clip lacks."""
     at = sorted(set(np.linspace(0, len(clip) - 1, STRIP).round().astype(int)))
     frames, flows = [], []
     for i in at:
@@ -141,7 +142,8 @@ def strip(clip: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         pair = np.stack([shrunk(frame, STRIP_SIDE) for frame in clip[first : first + 2]])
         frames.append(np.dstack([pair[i - first], np.full(pair.shape[1:3], 255, np.uint8)]))
         flows.append(flow_colour(next(iter(Dis().pairs(pair))).flow))
-    return side_by_side(frames), side_by_side(flows)
+    empty = [np.zeros_like(frames[0])] * (STRIP - len(at))
+    return side_by_side(frames + empty), side_by_side(flows + empty)
 
 
 def flow_colour(flow: np.ndarray) -> np.ndarray:

@@ -18,18 +18,15 @@ JOINERS = "\u200c\u200d"  # change how letters and emoji join, and nothing else
 
 
 def visible(value: object) -> str:
-    """Text with every character shown that would act instead: control characters as their pictures (␛, ␊),
-    those that turn the direction of writing or have no width, and lone surrogates, as ⟨U+202E⟩."""
+    """Text with every character shown that would act instead: line feeds and tabs as ↵ and ⇥; other control
+    characters, those that turn the direction of writing or have no width, and lone surrogates as ⟨U+202E⟩."""
     return "".join(map(_visible, str(value)))
 
 
 def _visible(c: str) -> str:
-    category = unicodedata.category(c)
-    if category not in ("Cc", "Cf", "Cs", "Zl", "Zp") or c in JOINERS:
+    if unicodedata.category(c) not in ("Cc", "Cf", "Cs", "Zl", "Zp") or c in JOINERS:
         return c
-    if ord(c) < 0x20:
-        return chr(0x2400 + ord(c))
-    return "␡" if c == "\x7f" else f"⟨U+{ord(c):04X}⟩"
+    return {"\n": "↵", "\t": "⇥"}.get(c, f"⟨U+{ord(c):04X}⟩")
 
 
 def isolated(value: object) -> Markup:

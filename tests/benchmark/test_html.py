@@ -7,12 +7,12 @@ import json
 import re
 import shutil
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote
 
+import cv2
 import numpy as np
 import pytest
 from typer.testing import CliRunner
@@ -98,6 +98,12 @@ def checked(path: Path) -> Page:
     return found
 
 
+def decoded(uri: str) -> np.ndarray:
+    """The pixels of a picture in a page, as OpenCV has them."""
+    content = np.frombuffer(base64.b64decode(uri.split(",")[1]), np.uint8)
+    return cv2.imdecode(content, cv2.IMREAD_UNCHANGED)
+
+
 @pytest.fixture(scope="module")
 def hostile(tmp_path_factory) -> Path:
     """Clips of two frames whose prompts, file names and model name are as bad as can be, scored."""
@@ -134,7 +140,7 @@ def test_hostile_text_is_shown_and_nothing_else(hostile) -> None:
     found = checked(hostile / "report.html")
     for prompt in HOSTILE.values():
         assert markup.visible(prompt) in found.text
-    assert "␛[31m" in found.text
+    assert "escape ⟨U+001B⟩[31m feed ⟨U+000C⟩ del ⟨U+007F⟩ c1 ⟨U+009B⟩ line↵new⇥tab" in found.text
     assert "⟨U+202E⟩right⟨U+2066⟩" in found.text
     assert HOSTILE["arabic"] in found.text
     assert not re.search("[\x00-\x09\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]", found.source)
@@ -151,6 +157,11 @@ def test_clips_play_in_the_page_beside_frames_and_flow(hostile) -> None:
     assert all({"controls", "muted", "loop"} <= set(a) for a in clips)
     first = base64.b64decode(clips[0]["src"].removeprefix("data:video/mp4;base64,"))
     assert first in [file.read_bytes() for file in hostile.glob("*.mp4")]
+    strips = [a for _, a in found.tags if a.get("alt") == "frames from first to last"]
+    assert len({a["src"] for a in strips}) == 1  # of two frames, not as wide as the page
+    frames = decoded(strips[0]["src"])
+    assert frames.shape == (32, 6 * 32 + 5 * exhibits.GAP, 4)
+    assert not frames[:, 2 * (32 + exhibits.GAP) :, 3].any()
     assert sum(a.get("alt") == "their flow as colour" for _, a in found.tags) == len(HOSTILE)
     assert "file:" not in found.policy()
 
@@ -305,13 +316,14 @@ def test_a_comparison_shows_what_moved_old_and_new(images, tmp_path) -> None:
     assert "--html" in str(refused.exception)
 
 
-def paths() -> Iterator[tuple[str, str]]:
-    yield "media/m000-0.mp4", "media/m000-0.mp4"
-    yield "javascript:alert(1)", "javascript%3Aalert%281%29"
-    yield "a b?c#d%e&<>\"'.png", "a%20b%3Fc%23d%25e%26%3C%3E%22%27.png"
-    yield "http:/x", "http%3A/x"
-
-
-@pytest.mark.parametrize(("file", "url"), paths())
+@pytest.mark.parametrize(
+    ("file", "url"),
+    [
+        ("media/m000-0.mp4", "media/m000-0.mp4"),
+        ("javascript:alert(1)", "javascript%3Aalert%281%29"),
+        ("a b?c#d%e&<>\"'.png", "a%20b%3Fc%23d%25e%26%3C%3E%22%27.png"),
+        ("http:/x", "http%3A/x"),
+    ],
+)
 def test_a_file_name_is_never_more_than_a_path(file: str, url: str, tmp_path) -> None:
     assert markup.relative_url(tmp_path / file, tmp_path) == url
