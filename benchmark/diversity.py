@@ -119,7 +119,7 @@ class Diversity:
                 found.append(summarise(name, values, expected, estimator, comparable, details))
                 return
             reason = next((p.problems[name] for p in prompts if name in p.problems), "no sample was made")
-            command = f"pdmd bench --suite {media.suite}"
+            command = media.command
             missing.append(Missing(name, f"no prompt could be scored ({reason})", command))
 
         if media.domain == "sprites":
@@ -134,7 +134,7 @@ class Diversity:
                 comparable = media.domain == "open" and network.comparable()
                 add(name, network.label(height, width), comparable, facts)
             else:
-                command = f"{weights.fetch_command(NETWORKS[name])} && pdmd bench --suite {media.suite}"
+                command = f"{weights.fetch_command(NETWORKS[name])} && {media.command}"
                 missing.append(Missing(name, weights.absence(NETWORKS[name]), command))
         if media.domain == "sprites":
             add("factor_diversity", "pdmd.sprites.reader", False, _entropy_details(prompts, seeds))

@@ -87,13 +87,11 @@ class Motion:
                 continue
             values = [clip.values[name] for clip in clips if name in clip.values]
             if name != base:
-                command = f"{weights.fetch_command('raft')} && pdmd bench --suite {media.suite}"
+                command = f"{weights.fetch_command('raft')} && {media.command}"
                 missing.append(Missing(base, weights.absence("raft"), command))
             if not values:
                 reason = next((clip.problems[name] for clip in clips if name in clip.problems), "no sample was made")
-                missing.append(
-                    Missing(name, f"no sample could be scored ({reason})", f"pdmd bench --suite {media.suite}")
-                )
+                missing.append(Missing(name, f"no sample could be scored ({reason})", media.command))
                 continue
             comparable = base != "fidelity" and media.domain == "open" and self.estimator.comparable()
             estimator = "pdmd.sprites.reader" if base == "fidelity" else labels
@@ -199,7 +197,7 @@ def _details(base: str, values: list[float], clips: Sequence[Clip]) -> dict[str,
         return {"samples_with_every_factor_right": sum(v == 1 for v in values)}
     read = [clip for clip in clips if clip.frames]
     facts = {
-        "fps": sorted({clip.fps for clip in read}),
+        "fps": sorted({clip.fps or "none" for clip in read}),
         "frames": sorted({clip.frames for clip in read}),
         "size": sorted({f"{clip.width}x{clip.height}" for clip in read}),
     }

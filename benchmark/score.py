@@ -83,6 +83,11 @@ class Media:
     base: Path | None = None
     refused: Mapping[tuple[str, int], str] = field(default_factory=dict)
 
+    @property
+    def command(self) -> str:
+        """The command line that measures these media again."""
+        return f"pdmd bench --suite {self.suite} {self.option}".strip()
+
     def file_of(self, sample: Sample) -> Path:
         """A sample's file. Raises UserError where it is refused, or lies outside the folder."""
         if reason := self.refused.get((sample.id, sample.seed)):

@@ -164,6 +164,7 @@ def test_without_prompts_each_file_is_an_item(odd, tmp_path) -> None:
     assert (made.metric("optical_flow_dis").n, made.expected) == (4, 6)
     assert not made.metric("optical_flow_dis").comparable_with_paper
     assert "no prompts are known" in next(m.reason for m in made.missing if m.metric == "fidelity")
+    assert all(m.command.endswith(f"--suite motion --media {odd}") for m in made.missing if m.metric != "fidelity")
     assert "no prompts: each file is an item of its own" in (tmp_path / "out" / "report.md").read_text()
 
 
