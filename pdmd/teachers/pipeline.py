@@ -290,9 +290,9 @@ def read_settings(folder: Path, settings: Settings) -> Settings:
 
 
 def folder_sha256(folder: Path) -> str:
-    """One hash over a folder's safetensors files, by name."""
+    """One hash over the safetensors files of a folder and its parts, by name; not of runs that lie deeper in it."""
     digest = hashlib.sha256()
-    for file in sorted(folder.rglob("*.safetensors")):
+    for file in sorted([*folder.glob("*.safetensors"), *folder.glob("*/*.safetensors")]):
         digest.update(str(file.relative_to(folder)).encode())
         with file.open("rb") as f:
             digest.update(hashlib.file_digest(f, "sha256").digest())
