@@ -26,7 +26,7 @@ from transformers import PreTrainedTokenizerFast, UMT5Config, UMT5EncoderModel
 
 from pdmd.sprites import grammar, world
 from pdmd.sprites.autoencoder import polish_decoder, train_vae
-from pdmd.sprites.diffusion import TOKENS, Batch, fit
+from pdmd.sprites.diffusion import SHIFT, TOKENS, Batch, fit
 from pdmd.sprites.training import ranks, to_model, wait
 
 TRANSFORMER_CONFIG = dict(
@@ -42,7 +42,6 @@ TRANSFORMER_CONFIG = dict(
     rope_max_seq_len=64,
 )
 TEXT_CONFIG = dict(d_model=64, d_kv=16, d_ff=128, num_layers=2, num_heads=4, dropout_rate=0.0)
-SHIFT = 3.0  # of the sampling grid
 
 
 def build_tokenizer() -> PreTrainedTokenizerFast:
@@ -62,7 +61,7 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
     )
 
 
-LATENTS = 14000
+LATENTS = 10000
 CHUNK = 1000
 ENCODED_AT_ONCE = 50
 
@@ -103,10 +102,10 @@ def encode_latents(
     return ((latents - mean.view(1, -1, 1, 1, 1)) / std.view(1, -1, 1, 1, 1)).half(), factors
 
 
-STEPS = 6500
-IMAGES_FIRST = 1500  # steps on single frames alone: what things look like costs a fifth of what clips cost
+STEPS = 6000
+IMAGES_FIRST = 750  # steps on single frames alone: what things look like costs a fifth of what clips cost
 IMAGE_EVERY = 4  # after them, every fourth step trains on single frames
-CLIP_BATCH, IMAGE_BATCH = 64, 192
+CLIP_BATCH, IMAGE_BATCH = 48, 192
 PREVIEW_CLIPS, PREVIEW_STEPS = 24, 40
 
 
