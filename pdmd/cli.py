@@ -24,19 +24,19 @@ INTERRUPTED = 130
 
 @app.command()
 def train(
-    method: Annotated[str | None, typer.Option(help="dmd, few-step, sgts, phased or tdm.  [phased]")] = None,
+    method: Annotated[str | None, typer.Option(help="dmd, few-step, sgts, phased or tdm.  \\[phased]")] = None,
     teacher: Annotated[
-        str | None, typer.Option(help="sprites, mixture, a diffusers folder or a hub id.  [sprites]")
+        str | None, typer.Option(help="sprites, mixture, a diffusers folder or a hub id.  \\[sprites]")
     ] = None,
     recipe: Annotated[
         Path | None, typer.Option(help="A TOML file of settings; the teacher's own where left out.")
     ] = None,
     student: Annotated[
-        str | None, typer.Option(help="full, or lora: adapters on the teacher's weights.  [the recipe's]")
+        str | None, typer.Option(help="full, or lora: adapters on the teacher's weights.  \\[the recipe's]")
     ] = None,
-    fake: Annotated[str | None, typer.Option(help="The same for the fake-score network F.  [the recipe's]")] = None,
+    fake: Annotated[str | None, typer.Option(help="The same for the fake-score network F.  \\[the recipe's]")] = None,
     set_: Annotated[list[str] | None, typer.Option("--set", help="key=value, over the recipe; repeatable.")] = None,
-    out: Annotated[Path | None, typer.Option(help="The run's folder.  [runs/TEACHER-METHOD]")] = None,
+    out: Annotated[Path | None, typer.Option(help="The run's folder.  \\[runs/TEACHER-METHOD]")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out, to the same weights.")] = False,
 ) -> None:
     """Distil a teacher into a few-step student."""
@@ -84,9 +84,9 @@ def train(
 def sample(
     model: Annotated[str, typer.Argument(help="A run's folder, a student's folder or a teacher.")],
     prompt: Annotated[str, typer.Option(help="What to show.")],
-    seed: Annotated[list[int] | None, typer.Option(help="Repeatable; several give a contact sheet.  [0]")] = None,
+    seed: Annotated[list[int] | None, typer.Option(help="Repeatable; several give a contact sheet.  \\[0]")] = None,
     out: Annotated[Path | None, typer.Option(help=".mp4, or .png for an image or a contact sheet.")] = None,
-    frames: Annotated[int | None, typer.Option(help="1 makes an image.  [the model's own]")] = None,
+    frames: Annotated[int | None, typer.Option(help="1 makes an image.  \\[the model's own]")] = None,
     steps: Annotated[int | None, typer.Option(help="A teacher's sampling steps.")] = None,
     guidance: Annotated[float | None, typer.Option(help="A teacher's guidance weight w.")] = None,
 ) -> None:
@@ -130,19 +130,19 @@ def bench(
         str, typer.Option(help="diversity, motion, motion-i2v (of --media), or all that the model can do.")
     ] = "motion",
     model: Annotated[
-        list[str] | None, typer.Option(help="A run, a student's folder or a teacher; repeatable.  [the newest run]")
+        list[str] | None, typer.Option(help="A run, a student's folder or a teacher; repeatable.  \\[the newest run]")
     ] = None,
     media: Annotated[
         list[Path] | None,
         typer.Option(help="A folder of videos or images by any tool, only read; repeatable.  (docs/media.md)"),
     ] = None,
     domain: Annotated[
-        str | None, typer.Option(help="open or sprites: whose prompts --media shows.  [its manifest's, else open]")
+        str | None, typer.Option(help="open or sprites: whose prompts --media shows.  \\[its manifest's, else open]")
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="Where results go; with all, in a folder a suite.  [bench]")] = None,
+    out: Annotated[Path | None, typer.Option(help="Where results go; with all, in a folder a suite.  \\[bench]")] = None,
     weights: Annotated[
         list[str] | None,
-        typer.Option(help="raft=, dinov3= or lpips_trunk=, a FILE or folder; repeatable.  [the libraries' caches]"),
+        typer.Option(help="raft=, dinov3= or lpips_trunk=, a FILE or folder; repeatable.  \\[the libraries' caches]"),
     ] = None,
     prompts: Annotated[Path | None, typer.Option(help="A JSON Lines file instead of the suite's own.")] = None,
     limit: Annotated[int | None, typer.Option(help="Only the first so many prompts.")] = None,
@@ -241,7 +241,7 @@ def report(
 def compare(
     baseline: Annotated[Path, typer.Argument(help="The old result.json, or its folder.")],
     new: Annotated[Path, typer.Argument(help="The new one.")],
-    gates: Annotated[Path | None, typer.Option(help="A TOML file.  [the suite's own]")] = None,
+    gates: Annotated[Path | None, typer.Option(help="A TOML file.  \\[the suite's own]")] = None,
     markdown: Annotated[Path | None, typer.Option(help="Write a pull-request comment to this file.")] = None,
     html: Annotated[
         Path | None, typer.Option(help="Write a page with the prompts that moved most to this file.")
