@@ -72,7 +72,6 @@ def brief(monkeypatch):
     for module, name, value in (
         (autoencoder, "VAE_STEPS", 2),
         (autoencoder, "VAE_SCHEDULE", ((0, 1, 32, 2), (1, 5, 64, 1))),
-        (autoencoder, "POLISH_STEPS", 2),
         (autoencoder, "POOL", 4),
         (autoencoder, "HELD_OUT", 2),
         (pretrain, "LATENTS", 8),
@@ -102,7 +101,7 @@ def test_every_stage_runs_and_the_result_is_a_stock_pipeline(brief, tmp_path, mo
     assert json.loads((tmp_path / "pipeline" / "pdmd.json").read_text())["frames"] == world.FRAMES
     assert len(pipeline.vae.config.latents_std) == 12
     assert min(pipeline.vae.config.latents_std) > 0
-    for name in ("vae.jsonl", "transformer.jsonl", "decoder.jsonl", "curves.png", "transformer-00002.png"):
+    for name in ("vae.jsonl", "transformer.jsonl", "curves.png", "transformer-00002.png"):
         assert (tmp_path / name).stat().st_size > 0
     written = (tmp_path / "transformer.pt").stat().st_mtime_ns
     pretrain.main()  # every stage is done: nothing is trained again
@@ -113,7 +112,6 @@ def test_an_earlier_pipeline_goes_on_with_its_own_autoencoder(brief, tmp_path, m
     first, second = tmp_path / "first", tmp_path / "second"
     monkeypatch.setattr("sys.argv", ["pretrain", "--work", str(first), "--device", "cpu"])
     pretrain.main()
-    monkeypatch.setattr(autoencoder, "POLISH_STEPS", 0)
     monkeypatch.setattr(pretrain, "STEPS", 0)
     monkeypatch.setattr(pretrain, "draw_curves", lambda *_: None)  # there is nothing to draw
     arguments = ["pretrain", "--work", str(second), "--device", "cpu", "--from", str(first / "pipeline")]

@@ -1,4 +1,4 @@
-"""The embedded teacher's autoencoder: its first training, and its decoder's last."""
+"""The embedded teacher's autoencoder and its training."""
 
 from __future__ import annotations
 
@@ -99,39 +99,3 @@ def train_vae(work: Path, device: str) -> AutoencoderKLWan:
                 save(work / "vae.pt", step + 1, vae=vae, optimizers=optimizers)
             log(work / "vae.jsonl", **row)
     return vae.eval()
-
-
-POLISH_STEPS = 1500
-POLISH_MIX = ((1, 64, 12), (9, 32, 8), (17, 64, 2))  # (frames, side, batch), in turn
-POLISH_LR = 0.3  # of the learning rates above
-
-
-def polish_decoder(work: Path, vae: AutoencoderKLWan, device: str) -> AutoencoderKLWan:
-    """Train the decoder on, the encoder frozen, so that latents and transformer stay as they are."""
-    vae.requires_grad_(False)
-    parts = torch.nn.ModuleList([vae.decoder, vae.post_quant_conv]).requires_grad_(True)
-    optimizers = vae_optimizers(parts)
-    first = resume(work / "decoder.pt", parts=parts, optimizers=optimizers)
-    if first >= POLISH_STEPS:
-        return vae
-    pool, covers = clips(POOL, seed=1), covered(POOL, seed=1)
-    held_out = to_model(clips(HELD_OUT, seed=2)).to(device)
-    start = time.time()
-    for step in range(first, POLISH_STEPS):
-        rng = np.random.default_rng([7, step])
-        frames, side, batch = POLISH_MIX[step % len(POLISH_MIX)]
-        x, cover = (tensor.to(device) for tensor in crops(rng, pool, covers, frames, side, batch))
-        with torch.no_grad():
-            z = vae.encode(x).latent_dist.mean
-        y = vae.decode(z).sample
-        loss = weighted_error(x, y, cover)
-        optimizers.step(loss, POLISH_LR * min(1.0, (step + 1) / VAE_WARM_UP) * (1 - step / POLISH_STEPS))
-        if step % 150 == 149 or step == POLISH_STEPS - 1:
-            with torch.no_grad():
-                quality = psnr(held_out, vae.decode(vae.encode(held_out).latent_dist.mode()).sample)
-            minutes = (time.time() - start) / 60
-            log(
-                work / "decoder.jsonl", step=step + 1, loss=float(loss.detach()), psnr_held_out=quality, minutes=minutes
-            )
-            save(work / "decoder.pt", step + 1, parts=parts, optimizers=optimizers)
-    return vae

@@ -4,8 +4,8 @@
     python -m pdmd.sprites.pretrain --work runs/longer --from pdmd/sprites/teacher
     torchrun --nproc-per-node 2 -m pdmd.sprites.pretrain     # one process a core, or a GPU
 
-Four stages (autoencoder, latents, transformer, decoder once more), each resumable from its last checkpoint
-in the work folder; the finished pipeline is written to `<work>/pipeline` in the diffusers format.
+Three stages (autoencoder, latents, transformer), each resumable from its last checkpoint in the work folder;
+the finished pipeline is written to `<work>/pipeline` in the diffusers format.
 """
 
 from __future__ import annotations
@@ -24,8 +24,9 @@ from diffusers import AutoencoderKLWan, FlowMatchEulerDiscreteScheduler, WanPipe
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast, UMT5Config, UMT5EncoderModel
 
+from pdmd.files import SUMS, write_sums
 from pdmd.sprites import grammar, world
-from pdmd.sprites.autoencoder import polish_decoder, train_vae
+from pdmd.sprites.autoencoder import train_vae
 from pdmd.sprites.diffusion import SHIFT, TOKENS, Batch, fit
 from pdmd.sprites.training import ranks, to_model, wait
 
@@ -102,7 +103,7 @@ def encode_latents(
     return ((latents - mean.view(1, -1, 1, 1, 1)) / std.view(1, -1, 1, 1, 1)).half(), factors
 
 
-STEPS = 6000
+STEPS = 6600
 IMAGES_FIRST = 750  # steps on single frames alone: what things look like costs a fifth of what clips cost
 IMAGE_EVERY = 4  # after them, every fourth step trains on single frames
 CLIP_BATCH, IMAGE_BATCH = 48, 192
@@ -201,11 +202,12 @@ SETTINGS = dict(
 
 
 def publish(pipeline: Any, folder: Path) -> None:
-    """Write the pipeline in 16 bit, with its settings."""
+    """Write the pipeline in 16 bit, with its settings and the checksums of all its files."""
     for part in (pipeline.transformer, pipeline.text_encoder, pipeline.vae):
         part.half()
     pipeline.save_pretrained(folder)
     (folder / "pdmd.json").write_text(json.dumps(SETTINGS, indent=1) + "\n")
+    write_sums(folder / SUMS)
 
 
 def draw_curves(work: Path, path: Path) -> None:
@@ -218,7 +220,6 @@ def draw_curves(work: Path, path: Path) -> None:
     known = (
         ("vae", "psnr_held_out", "autoencoder: held-out PSNR, dB"),
         ("transformer", "loss", "transformer: loss"),
-        ("decoder", "psnr_held_out", "decoder, encoder frozen: held-out PSNR, dB"),
     )
     curves = [curve for curve in known if (work / f"{curve[0]}.jsonl").exists()]
     figure, axes = pyplot.subplots(1, len(curves), figsize=(4 * len(curves), 3.2), layout="constrained", squeeze=False)
@@ -257,7 +258,6 @@ def main() -> None:
     pipeline = train_transformer(args.work, vae, args.device, earlier)
     if ranks()[0] > 0:
         return
-    polish_decoder(args.work, vae, args.device)
     publish(pipeline, args.work / "pipeline")
     draw_curves(args.work, args.work / "curves.png")
 
