@@ -24,6 +24,7 @@ class Model(Protocol):
 
     name: str
     domain: str
+    first_frames: bool  # its prompts are `pdmd.teachers.Pictured`
     fps: int
     frames: int  # of a clip, where none are asked for; 1 for images
 
@@ -63,7 +64,8 @@ class Guided:
 
     def __init__(self, teacher: Teacher, steps: int | None = None) -> None:
         self.teacher = teacher
-        self.name, self.domain, self.fps, self.frames = teacher.name, teacher.domain, teacher.fps, teacher.frames
+        self.name, self.domain, self.first_frames = teacher.name, teacher.domain, teacher.first_frames
+        self.fps, self.frames = teacher.fps, teacher.frames
         self.steps = steps or teacher.steps
 
     @property
@@ -94,7 +96,8 @@ class Student:
         identity: dict[str, Any],
     ) -> None:
         self.teacher, self.name = teacher, name
-        self.domain, self.fps, self.frames = teacher.domain, teacher.fps, teacher.frames
+        self.domain, self.first_frames = teacher.domain, teacher.first_frames
+        self.fps, self.frames = teacher.fps, teacher.frames
         self.experts, self.grid, self.steps, self._identity = experts, grid, steps, identity
 
     @property

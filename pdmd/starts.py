@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from pdmd.errors import UserError
 from pdmd.plan import Phase, Plan
 from pdmd.rollout import simulate
 from pdmd.state import State, generator
-from pdmd.teachers import Cond, Teacher
+from pdmd.teachers import Cond, Pictured, Teacher
 
 POOL_BATCH = 64
 
@@ -40,8 +41,9 @@ class Starts:
         self.conditions = {image: self.teacher.encode(texts) for image, texts in self.texts.items()}
 
     def kinds(self) -> list[bool]:
-        """Whether clips, single images or both are trained on: [False], [False, True]."""
-        both = self.config.image_every > 0 and self.teacher.frames > 1
+        """Whether clips, single images or both are trained on: [False], [False, True]. What goes on from a first
+        frame makes clips alone."""
+        both = self.config.image_every > 0 and self.teacher.frames > 1 and not self.teacher.first_frames
         return [False, True] if both else [False]
 
     def frames(self, step: int) -> int:
@@ -52,7 +54,8 @@ class Starts:
     def _prompts(self, image: bool) -> list[str]:
         if not self.config.prompts:
             return self.teacher.training_prompts(self.config.prompt_count, self.config.seed, image)
-        return read_prompts(Path(self.config.prompts))
+        read = read_pictured if self.teacher.first_frames else read_prompts
+        return read(Path(self.config.prompts))
 
     def draw(self, state: State, stage: int, phase: Phase, frames: int, g: torch.Generator) -> tuple[Tensor, Cond]:
         """A batch of starts and conditions."""
@@ -102,3 +105,25 @@ def read_prompts(path: Path) -> list[str]:
     if not prompts:
         raise UserError(f"prompts {path} is empty; it needs one prompt a line")
     return prompts
+
+
+def read_pictured(path: Path) -> list[str]:
+    """The prompts of a JSON Lines file of {"text", "image"} with their first frames: `image` is a file, relative to
+    the folder of this one. Raises UserError naming the line for anything else."""
+    from pdmd.benchmark.media import read_video
+
+    made: list[str] = []
+    for i, line in enumerate(read_prompts(path), start=1):
+        where = f"prompts {path}, prompt {i}"
+        try:
+            row = json.loads(line)
+            text, image = row["text"], row["image"]
+        except (ValueError, KeyError, TypeError):
+            raise UserError(f'{where}: expected one JSON object a line, {{"text": ..., "image": FILE}}') from None
+        if not isinstance(text, str) or not isinstance(image, str):
+            raise UserError(f"{where}: text and image must be strings")
+        try:
+            made.append(Pictured(text, read_video(path.parent / image).frames[0]))
+        except UserError as error:
+            raise UserError(f"{where}: {error}") from None
+    return made

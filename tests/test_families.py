@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 import tiny
 import torch
-from diffusers import QwenImagePipeline, WanPipeline
+from diffusers import DiffusionPipeline, QwenImagePipeline
 from huggingface_hub import errors
+from PIL import Image
 
 from pdmd import state as states
 from pdmd.cli import main
@@ -22,11 +23,15 @@ from pdmd.teachers import families, load_teacher
 from pdmd.teachers.qwen_image import pack
 from pdmd.train import prepare, train
 
-PROMPTS = ["a red circle", "two small blue squares moving left"]
+PROMPTS = [tiny.pictured(text) for text in ("a red circle", "two small blue squares moving left")]
 METHODS = [("dmd", ()), ("few-step", ()), ("sgts", ()), ("tdm", ()), ("phased", ()), ("phased", ("phases=4",))]
 
 
-@pytest.fixture(scope="module", params=tiny.FAMILIES)
+#: With those whose LoRA files and exports are of another's kind, which need no tests of their own.
+FAMILIES = tiny.FAMILIES | {"wan2.2-i2v": tiny.wan_i2v}
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
 def family(request) -> str:
     return request.param
 
@@ -34,7 +39,7 @@ def family(request) -> str:
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory) -> dict[str, Path]:
     root = tmp_path_factory.mktemp("teachers")
-    return {name: make(root / name) for name, make in tiny.FAMILIES.items()}
+    return {name: make(root / name) for name, make in FAMILIES.items()}
 
 
 @pytest.fixture(scope="module")
@@ -42,8 +47,8 @@ def folder(family, folders) -> Path:
     return folders[family]
 
 
-def stock_wan(folder: Path, z: torch.Tensor, grid: tuple[float, ...], **guidance: float) -> torch.Tensor:
-    pipeline = WanPipeline.from_pretrained(folder)
+def stock_wan(folder: Path, z: torch.Tensor, grid: tuple[float, ...], prompt=PROMPTS, **given) -> torch.Tensor:
+    pipeline = DiffusionPipeline.from_pretrained(folder)
     pipeline.set_progress_bar_config(disable=True)
 
     def set_timesteps(steps: int, device: object = None) -> None:
@@ -54,8 +59,8 @@ def stock_wan(folder: Path, z: torch.Tensor, grid: tuple[float, ...], **guidance
 
     pipeline.scheduler.set_timesteps = set_timesteps
     return pipeline(
-        PROMPTS, height=32, width=32, num_frames=5, latents=z.clone(), output_type="latent", max_sequence_length=16,
-        num_inference_steps=len(grid) - 1, **guidance,
+        prompt=prompt, height=32, width=32, num_frames=5, latents=z.clone(), output_type="latent",
+        max_sequence_length=16, num_inference_steps=len(grid) - 1, **given,
     ).frames  # fmt: skip
 
 
@@ -69,9 +74,18 @@ def stock_qwen_image(folder: Path, z: torch.Tensor, grid: tuple[float, ...], tru
     ).images  # fmt: skip
 
 
+def stock_wan_i2v(folder: Path, z: torch.Tensor, grid: tuple[float, ...], **guidance: float) -> torch.Tensor:
+    """One at a time: the pipeline takes one image a call."""
+    made = []
+    for prompt, latent in zip(PROMPTS, z, strict=True):
+        made.append(stock_wan(folder, latent[None], grid, prompt, image=Image.fromarray(prompt.image), **guidance))
+    return torch.cat(made)
+
+
 STOCK: dict[str, Callable[[Path, torch.Tensor, tuple[float, ...]], torch.Tensor]] = {
     "wan2.1": lambda folder, z, grid: stock_wan(folder, z, grid, guidance_scale=3.0),
     "wan2.2": lambda folder, z, grid: stock_wan(folder, z, grid, guidance_scale=4.0, guidance_scale_2=2.0),
+    "wan2.2-i2v": lambda folder, z, grid: stock_wan_i2v(folder, z, grid, guidance_scale=4.0, guidance_scale_2=2.0),
     "qwen-image": lambda folder, z, grid: stock_qwen_image(folder, z, grid, true_cfg_scale=4.0),
 }
 
@@ -90,14 +104,16 @@ def test_guided_latents_equal_the_stock_pipelines(family, folder):
 
 def test_a_seed_means_the_same_sample_in_any_batch(folder):
     model = load_model(str(folder), steps=2)
-    together = model.generate(["a cross", *PROMPTS], [5, 6, 7], None)
+    together = model.generate([tiny.pictured("a cross"), *PROMPTS], [5, 6, 7], None)
     assert together.shape == (3, model.frames, 32, 32, 3)
     alone = model.generate([PROMPTS[0]], [6], None)
     assert np.abs(together[1].astype(int) - alone[0].astype(int)).max() <= 1
 
 
 @pytest.mark.parametrize(("method", "overrides"), METHODS, ids=[m + "".join(o) for m, o in METHODS])
-def test_every_method_trains_samples_exports_and_reloads(folder, tmp_path, method, overrides):
+def test_every_method_trains_samples_exports_and_reloads(family, folder, tmp_path, method, overrides):
+    if family == "wan2.2-i2v" and (method not in ("dmd", "phased") or overrides):
+        pytest.skip("it differs from wan2.2 in its prompts, which all methods handle alike")
     steps = 4 if overrides else 2
     short = (f"generator_steps={steps}", "batch=2", "fits=1", "pool=2", "prompt_count=4", "probe_every=0", "lr=1e-3")
     settings = (*short, "student=full", "image_every=2", *overrides)  # clips and, in turn, single frames
@@ -120,7 +136,7 @@ def test_every_method_trains_samples_exports_and_reloads(folder, tmp_path, metho
     again = load_model(str(student))
     assert torch.equal(again.latents(PROMPTS, [0, 1], None), latents)
     assert again.identity["sha256"] == model.identity["sha256"]
-    for frames in {1, model.frames}:
+    for frames in {model.frames} if model.first_frames else {1, model.frames}:
         assert model.generate(PROMPTS[:1], [0], frames).shape == (1, frames, 32, 32, 3)
 
 

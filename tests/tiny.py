@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import torch
 from diffusers import (
     AutoencoderKLQwenImage,
@@ -10,12 +11,14 @@ from diffusers import (
     FlowMatchEulerDiscreteScheduler,
     QwenImagePipeline,
     QwenImageTransformer2DModel,
+    WanImageToVideoPipeline,
     WanPipeline,
     WanTransformer3DModel,
 )
 from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration, UMT5Config, UMT5EncoderModel
 
 from pdmd.sprites.pretrain import build_tokenizer
+from pdmd.teachers import Pictured
 
 SIZE = {"height": 32, "width": 32}
 CLIP = {"domain": "sprites", "frames": 5, "fps": 8, "steps": 6, **SIZE}
@@ -28,10 +31,10 @@ def _settle(folder: Path, pipeline, **settings) -> Path:
     return folder
 
 
-def wan_transformer(channels: int = 4, heads: int = 2) -> WanTransformer3DModel:
+def wan_transformer(channels: int = 4, heads: int = 2, given: int = 0, **config) -> WanTransformer3DModel:
     return WanTransformer3DModel(
-        num_attention_heads=heads, attention_head_dim=12, in_channels=channels, out_channels=channels, text_dim=16,
-        freq_dim=16, ffn_dim=32, num_layers=2, rope_max_seq_len=32,
+        num_attention_heads=heads, attention_head_dim=12, in_channels=channels + given, out_channels=channels,
+        text_dim=16, freq_dim=16, ffn_dim=32, num_layers=2, rope_max_seq_len=32, **config,
     )  # fmt: skip
 
 
@@ -54,6 +57,17 @@ def wan(
     scheduler = FlowMatchEulerDiscreteScheduler(shift=3.0)
     pipeline = WanPipeline(tokenizer, text, vae, scheduler, transformer, **more)
     return _settle(folder, pipeline, **{**CLIP, "guidance": 3.0, **settings})
+
+
+def wan_i2v(folder: Path, boundary: float | None = 0.8, given: int = 8, config: dict | None = None, **settings) -> Path:
+    """A Wan2.2-I2V of two experts, or of one; `given`: a mask of 4 channels and a latent of 4."""
+    parts = WanPipeline.from_pretrained(wan(folder)).components
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        nets = [wan_transformer(given=given, **config or {}) for _ in range(1 if boundary is None else 2)]
+    own = {"transformer": nets[0], "transformer_2": None if boundary is None else nets[1], "boundary_ratio": boundary}
+    pipeline = WanImageToVideoPipeline(**parts | own)
+    return _settle(folder, pipeline, **{**CLIP, "guidance": 3.0 if boundary is None else [4.0, 2.0], **settings})
 
 
 def wan_two(folder: Path) -> Path:
@@ -93,3 +107,8 @@ def qwen_image(folder: Path, z_dim: int = 4, channels: int = 16, guidance_embeds
 
 #: The families under test. One more is one more builder here.
 FAMILIES = {"wan2.1": wan, "wan2.2": wan_two, "qwen-image": qwen_image}
+
+
+def pictured(text: str) -> Pictured:
+    """A prompt with a first frame of its own, which families that need none pass over."""
+    return Pictured(text, np.random.default_rng(len(text)).integers(0, 256, (32, 32, 3), np.uint8))

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from pdmd.sprites.world import DIRECTIONS, FACTORS, GROUNDS, IMAGE_FACTORS, sample_scene
+from pdmd.sprites.world import DIRECTIONS, FACTORS, GROUNDS, IMAGE_FACTORS, Scene, sample_scene
 
 COUNTS = {"one": "a", "two": "two"}
 MOTIONS = {"still": "standing still", **{d: f"moving {d}" for d in DIRECTIONS}, "bouncing": "bouncing"}
@@ -117,12 +117,19 @@ def training_prompt(
             return text
 
 
-def training_prompts(n: int, seed: int, image: bool) -> list[str]:
-    """n prompts of random scenes, never a held-out one; for an image they state no motion."""
+def training_pairs(n: int, seed: int, image: bool) -> list[tuple[str, Scene]]:
+    """n random scenes, each behind a prompt that is true of it, never a held-out one; for an image it states no
+    motion."""
     names = IMAGE_FACTORS if image else tuple(FACTORS)
     made = []
     for i in range(n):
         rng = np.random.default_rng([seed, i])
-        factors = sample_scene(rng).factors
-        made.append(training_prompt(rng, {name: factors[name] for name in names}, empty=0.0))
+        scene = sample_scene(rng)
+        stated = {name: scene.factors[name] for name in names}
+        made.append((training_prompt(rng, stated, empty=0.0), scene))
     return made
+
+
+def training_prompts(n: int, seed: int, image: bool) -> list[str]:
+    """The prompts of `training_pairs`."""
+    return [text for text, _ in training_pairs(n, seed, image)]

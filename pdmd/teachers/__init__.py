@@ -18,6 +18,17 @@ Weights = float | Sequence[float]
 C = TypeVar("C", bound="Cond")
 
 
+class Pictured(str):
+    """A prompt with the first frame that its clip goes on from: `image`, uint8 (H, W, 3), of any size."""
+
+    image: np.ndarray
+
+    def __new__(cls, text: str, image: np.ndarray) -> Pictured:
+        made = super().__new__(cls, text)
+        made.image = image
+        return made
+
+
 @dataclass(frozen=True)
 class Lora:
     """What is to be known of a LoRA adapter: `name` on its base, `rank`, `alpha` (its change of a weight is
@@ -59,12 +70,14 @@ class Teacher(Protocol):
 
     `device` is where latents, conditions and networks are; `frames` is the family's own clip length (1 for
     images), `fps` its rate, `domain` names the prompts it understands, `guidance` the weight w of `guided`, `steps`
-    and `shift` its own sampling grid.
+    and `shift` its own sampling grid. With `first_frames` its prompts are `Pictured`, and it makes clips of its own
+    length alone.
     Latents x are (n, *shape(frames)), float32; `cond` is what `encode` made, or rows of it.
     """
 
     name: str
     domain: str
+    first_frames: bool
     frames: int
     fps: int
     steps: int
@@ -102,7 +115,8 @@ class Teacher(Protocol):
         """Pixels of latents, uint8 (n, frames, H, W, 3)."""
 
     def training_prompts(self, n: int, seed: int, image: bool) -> list[str]:
-        """The family's default prompts for training; for single images where `image`."""
+        """The family's default prompts for training; for single images where `image`. Raises UserError where it has
+        none."""
 
     def identity(self) -> dict[str, Any]:
         """What identifies the weights: kind, path, sha256."""

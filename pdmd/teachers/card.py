@@ -36,7 +36,7 @@ PIPELINE = """## Load it
     import torch
     from diffusers import {pipeline}
     pipe = {pipeline}.from_pretrained(FOLDER, dtype=torch.bfloat16).to("cuda")
-    pipe(PROMPT, num_inference_steps={steps}, {arguments})
+    pipe({asked}, num_inference_steps={steps}, {arguments})
 
 The scheduler gives exactly the noise levels above at {steps} steps, and at no other number.
 """
@@ -46,7 +46,7 @@ The stock pipeline has no place for all experts: diffusers loads the first alone
 routes each step to its expert, by `student.json`:
 
     from pdmd.sample import load_model
-    pixels = load_model(FOLDER).generate([PROMPT], seeds=[0], frames=None)  # uint8 (n, frames, height, width, 3)
+{more}    pixels = load_model(FOLDER).generate([{prompt}], seeds=[0], frames=None)  # uint8 (n, frames, H, W, 3)
 """
 LORA = """## Load it
 
@@ -55,21 +55,26 @@ is in the weights: use a strength of 1. `student.json` says which transformer of
 and which steps it makes; the files' own metadata repeats it. With pdmd, one copy of the base serves all experts:
 
     from pdmd.sample import load_model
-    pixels = load_model(FOLDER).generate([PROMPT], seeds=[0], frames=None)  # uint8 (n, frames, height, width, 3)
+{more}    pixels = load_model(FOLDER).generate([{prompt}], seeds=[0], frames=None)  # uint8 (n, frames, H, W, 3)
 
 With diffusers an expert is `pipe.load_lora_weights(FOLDER, weight_name="expert_1.safetensors")`, or with
 `load_into_transformer_2=True` for the second place of a Wan pipeline. `pdmd export FOLDER DIR --format diffusers`
 writes a pipeline with the experts merged, their boundary and the scheduler in place.
 """
+#: What the lines of `BESIDE` and `LORA` need where a prompt has a first frame.
+PICTURED = "    from pdmd.teachers import Pictured  # IMAGE: uint8 (H, W, 3)\n"
 
 
 def card(teacher: PipelineTeacher, grid: Sequence[float], bounds: Sequence[float], kind: str) -> str:
     """Markdown with the front matter of a model card; `kind` is "pipeline" (stock), "beside" or "lora"."""
-    n, image = len(bounds) + 1, teacher.frames == 1
+    n, image, pictured = len(bounds) + 1, teacher.frames == 1, teacher.first_frames
     values = {
         "licence": teacher.licence,
         "base": teacher.spec,
-        "tag": "text-to-image" if image else "text-to-video",
+        "tag": "text-to-image" if image else "image-to-video" if pictured else "text-to-video",
+        "asked": "IMAGE, PROMPT" if pictured else "PROMPT",
+        "prompt": "Pictured(PROMPT, IMAGE)" if pictured else "PROMPT",
+        "more": PICTURED if pictured else "",
         "lora": ", lora" if kind == "lora" else "",
         "steps": len(grid) - 1,
         "name": teacher.name,

@@ -29,9 +29,14 @@ from pdmd.teachers.pipeline import PipelineTeacher, folder_sha256, read_settings
 from pdmd.teachers.qwen_image import QwenImage
 from pdmd.teachers.students import STUDENT_FILE, attach, bounds_of, expert_names, read_student, student_settings
 from pdmd.teachers.wan import Wan
+from pdmd.teachers.wan_i2v import WanI2V
 
 #: The families by diffusers' class. One more is one more file and a line here: docs/families.md.
-FAMILIES: dict[str, type[PipelineTeacher]] = {"WanPipeline": Wan, "QwenImagePipeline": QwenImage}
+FAMILIES: dict[str, type[PipelineTeacher]] = {
+    "WanPipeline": Wan,
+    "WanImageToVideoPipeline": WanI2V,
+    "QwenImagePipeline": QwenImage,
+}
 
 #: What the hub answers, in a line each; the more special error first.
 HUB_ERRORS: dict[type[Exception], str] = {

@@ -97,6 +97,7 @@ class Mixture:
     # What the Teacher protocol asks for; the same for every mixture.
     name = "mixture"
     domain = "mixture"
+    first_frames = False
     frames = 1
     fps = 1
     guidance = 1.0

@@ -63,6 +63,8 @@ class PipelineTeacher(ABC):
     comfyui_names: ClassVar[dict[str, str]] = {}
     #: Of the family's published weights, and so of what is trained from them.
     licence: ClassVar[str] = "apache-2.0"
+    #: Whether its prompts are `Pictured`: a first frame with each.
+    first_frames: ClassVar[bool] = False
     #: The prompt that the family guides away from.
     no_prompt: ClassVar[str] = ""
     #: The side of the square of pixels that becomes one token: heights and widths are multiples of it.

@@ -55,9 +55,10 @@ class Wan(PipelineTeacher):
         )
         super().__init__(pipeline, name, folder, settings, *own)
         vae, net = pipeline.vae.config, pipeline.transformer.config
-        if vae.z_dim != net.in_channels:
+        if (needed := vae.z_dim + self.given_channels(vae)) != net.in_channels:
             raise UserError(
-                f"{folder}: the autoencoder has {vae.z_dim} latent channels, the transformer takes {net.in_channels}"
+                f"{folder}: the autoencoder has {vae.z_dim} latent channels, the transformer takes {net.in_channels}, "
+                f"not {needed}"
             )
         #: Tokens of a condition: the tokenizer's own limit, at most what Wan was trained with.
         self.length = min(pipeline.tokenizer.model_max_length, LONGEST_PROMPT)
@@ -67,6 +68,11 @@ class Wan(PipelineTeacher):
     @staticmethod
     def defaults(pipeline: Any) -> Settings:
         return DEFAULTS if pipeline.config.boundary_ratio is None else replace(DEFAULTS, guidance=TWO_WEIGHTS)
+
+    @staticmethod
+    def given_channels(vae: Any) -> int:
+        """Channels that the transformer takes beside the noisy latent."""
+        return 0
 
     @property
     def stock_arguments(self) -> dict[str, Any]:
