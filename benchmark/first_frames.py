@@ -7,6 +7,7 @@ samples are: resumable, shared out over processes, with hashes in manifest.jsonl
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from pdmd.errors import UserError
+from pdmd.files import claim
 from pdmd.sprites import grammar, world
 
 from .generate import BATCH_SIZE, Model, Sample, generate
@@ -65,4 +67,5 @@ def prepare(
     manifest. Raises UserError where a prompt describes none."""
     frames = replace(prompts, prompts=tuple(described(prompt, prompts.domain) for prompt in prompts.prompts))
     maker = Renders() if prompts.domain == "sprites" else model
-    return generate(replace(suite, frames=1), frames, maker, out, batch_size, progress, shard=shard)
+    with claim(out) if shard.rank == 0 else nullcontext():
+        return generate(replace(suite, frames=1), frames, maker, out, batch_size, progress, shard=shard)

@@ -15,14 +15,14 @@ The first forgives where n is small, the second does not; both say how much they
 from __future__ import annotations
 
 import math
-import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from pdmd.errors import UserError, suggest
+from pdmd.errors import UserError, first_line, suggest
+from pdmd.files import parse_toml
 
 from . import stats
 from .paired import POWER, Pair, detectable
@@ -105,9 +105,9 @@ def default_gates(suite: str) -> Gates:
 def parse_gates(text: str, where: str) -> Gates:
     """Gates from TOML text; a fidelity gate comes along where any other is. Raises UserError."""
     try:
-        table = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise UserError(f"gates {where}: not TOML ({error})") from None
+        table = parse_toml(text)
+    except ValueError as error:
+        raise UserError(f"gates {where}: not TOML ({first_line(error)})") from None
     _known(table, FILE_KEYS, f"gates {where}")
     rows = table.get("gate")
     if not isinstance(rows, dict) or not rows:

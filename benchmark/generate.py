@@ -15,6 +15,7 @@ sample that is made again, or by another process, is the same to the last bit.
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 from collections.abc import Callable, Sequence
@@ -25,7 +26,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from pdmd.errors import UserError
-from pdmd.files import PART, sha256, write_text
+from pdmd.files import PART, parse_json, sha256, write_text
 
 from .media import CODEC, Codec, as_fraction, codec_record, inside, write_png, write_video
 from .shards import ALONE, Shard
@@ -141,7 +142,7 @@ def read_manifest(path: Path, torn_tail: bool = False) -> list[Sample]:
     """The samples of a manifest. Raises UserError naming the line for anything else; with `torn_tail`, a last
     line that a killed run left unfinished is passed over."""
     try:
-        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+        lines = list(io.StringIO(path.read_text(encoding="utf-8")))
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"cannot read the manifest {path}: {error}") from None
     samples: list[Sample] = []
@@ -149,15 +150,18 @@ def read_manifest(path: Path, torn_tail: bool = False) -> list[Sample]:
         if torn_tail and i == len(lines) and not line.endswith("\n"):
             break
         try:
-            row = json.loads(line)
+            row = parse_json(line)
+            checked = "check" in row or "identity" in row
             row = {name: row.get(name) for name in Sample.__dataclass_fields__}
             sample = Sample(**row | {"prompt": row["prompt"] or ""})
             kinds = ((sample.id, str), (sample.prompt, str), (sample.seed, int), (sample.file, str))
             right = all(isinstance(value, kind) for value, kind in kinds)
-        except (json.JSONDecodeError, AttributeError):
+        except (ValueError, AttributeError, TypeError):
             right = False
         if not right:
             raise UserError(f"{path}, line {i}: not a manifest line; it needs id, prompt, seed and file")
+        if checked and line != _line(sample):
+            raise UserError(f"{path}, line {i}: damaged, its check does not match; delete the line and make it again")
         samples.append(sample)
     return samples
 
@@ -168,9 +172,12 @@ def read_record(folder: Path) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        assert isinstance(content["model"], dict)
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AssertionError):
+        content = parse_json(path.read_bytes())
+        parts = [content.get(name, {}) for name in ("suite", "prompts", "media")]
+        assert all(isinstance(part, dict) for part in (content["model"], *parts))
+        assert isinstance(parts[0].get("seeds", []), list)
+        assert isinstance(parts[1].get("n", 0), int)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, AssertionError):
         raise UserError(f"{path} is damaged; delete it, or generate the samples again") from None
     return dict(content)
 
@@ -194,7 +201,10 @@ def _is_whole(out: Path, sample: Sample) -> bool:
 
 
 def _line(sample: Sample) -> str:
-    return json.dumps(asdict(sample)) + "\n"
+    """A sample's line in the manifest; `check` is the checksum of the rest."""
+    row = asdict(sample)
+    check = hashlib.sha256(json.dumps(row).encode()).hexdigest()[:16]
+    return json.dumps(row | {"check": check}) + "\n"
 
 
 def _append(path: Path, line: str) -> None:

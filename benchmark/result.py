@@ -9,8 +9,8 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-from pdmd.errors import UserError
-from pdmd.files import write_text
+from pdmd.errors import UserError, first_line
+from pdmd.files import parse_json, write_text
 
 from . import metrics, stats
 
@@ -148,13 +148,11 @@ def save(result: Result, path: Path) -> None:
 def load(path: Path) -> Result:
     """Read result.json. Raises UserError for one that is cut short, of a newer schema, or no result."""
     try:
-        row = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"cannot read the result {path}: {getattr(error, 'strerror', None) or error}") from None
-    except json.JSONDecodeError as error:
-        raise UserError(
-            f"{path} is not whole JSON (line {error.lineno}: {error.msg}); run the benchmark again"
-        ) from None
+        row = parse_json(path.read_bytes())
+    except OSError as error:
+        raise UserError(f"cannot read the result {path}: {error.strerror or error}") from None
+    except ValueError as error:
+        raise UserError(f"{path} is not whole JSON ({first_line(error)}); run the benchmark again") from None
     version = row.get("schema_version") if isinstance(row, dict) else None
     if not isinstance(version, int):
         raise UserError(f"{path} is no benchmark result: it has no schema_version")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -13,7 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from pdmd.errors import UserError
-from pdmd.files import write_text
+from pdmd.files import claim, write_text
 
 from . import diversity, frechet, motion, provenance, report, result, several
 from .features.weights import check_names
@@ -62,7 +63,8 @@ def run_suite(
     `dynamic_degree` is one of motion.IMPLEMENTATIONS, `device` is where the networks of the metrics run. `media` are
     folders of files made by anything else (given.py), of prompts of `domain`; they are only read. `lossless` writes
     videos as FFV1. Of several processes (shards.py) each generates its share, and the first alone measures; the
-    others return nothing. Raises UserError for bad input, before anything is made.
+    others return nothing. Raises UserError for bad input, before anything is made, and where another process is at
+    work in one of these folders.
     """
     check_names(weights or {})
     if suite.first_frames and models:
@@ -92,7 +94,11 @@ def run_suite(
     against = out / base.name if base else None
     codec = LOSSLESS if lossless else CODEC
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), disable=quiet) as bars:
+    with ExitStack() as stack:
+        if shard.rank == 0:
+            for name in names:
+                stack.enter_context(claim(out / name))
+        bars = stack.enter_context(Progress(*columns, console=Console(stderr=True), disable=quiet))
         for prompt_set, model in zip(sets, models, strict=True):
             make_samples(suite, prompt_set, model, out / model.name, batch_size, bars, codec, shard)
         if scorer is None:

@@ -15,6 +15,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from pdmd.errors import UserError
+from pdmd.files import sha256
 from pdmd.sprites import grammar, reader
 
 from . import metrics
@@ -89,10 +90,13 @@ class Media:
         return f"pdmd bench --suite {self.suite} {self.option}".strip()
 
     def file_of(self, sample: Sample) -> Path:
-        """A sample's file. Raises UserError where it is refused, or lies outside the folder."""
+        """A sample's file. Raises UserError where it is refused, lies outside the folder, or was changed."""
         if reason := self.refused.get((sample.id, sample.seed)):
             raise UserError(reason)
-        return inside(self.folder, sample.file)
+        path = inside(self.folder, sample.file)
+        if sample.sha256 is not None and path.is_file() and sha256(path) != sample.sha256:
+            raise UserError(f"{path} is damaged: its sha256 is not that of the manifest")
+        return path
 
     def read(self, sample: Sample) -> Video:
         """A sample's frames. Raises UserError where they cannot be had."""

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from pdmd.errors import UserError, suggest
+from pdmd.errors import UserError, first_line, suggest
+from pdmd.files import parse_json
 
 
 @dataclass(frozen=True)
@@ -156,7 +156,7 @@ def parse_prompts(content: bytes, name: str, domain: str, version: int) -> Promp
     prompts: list[Prompt] = []
     lines_of: dict[str, int] = {}
     try:
-        lines = content.decode("utf-8").splitlines()
+        lines = content.decode("utf-8").split("\n")
     except UnicodeDecodeError:
         raise UserError(f"{name} is not UTF-8 text; a prompt file is JSON Lines") from None
     for i, line in enumerate(lines, start=1):
@@ -164,10 +164,10 @@ def parse_prompts(content: bytes, name: str, domain: str, version: int) -> Promp
             continue
         where = f"{name}, line {i}"
         try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
+            row = parse_json(line)
+        except ValueError as error:
             raise UserError(
-                f"{where}: not JSON ({error.msg}); a prompt file is JSON Lines, one object a line"
+                f"{where}: not JSON ({first_line(error)}); a prompt file is JSON Lines, one object a line"
             ) from None
         if not isinstance(row, dict):
             raise UserError(f"{where}: expected an object with id and text, got {type(row).__name__}")

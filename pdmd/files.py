@@ -3,15 +3,49 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
+import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
+import tomllib
+from collections.abc import Callable, Iterator, Sequence
+from itertools import zip_longest
 from pathlib import Path
+from typing import IO, Any
 
-from pdmd.errors import UserError
+from pdmd.errors import UserError, first_line
 
 PART = ".*.part[0-9]*"  # the temporary names, as a pattern
+LOCK = ".lock"
+SUMS = "SHA256SUMS"  # of a shipped folder
+
+
+def claim(folder: Path) -> IO[bytes]:
+    """An open file that keeps other processes out of a folder, which is made, until it is closed. The system closes
+    it with its process, however that ends. Raises UserError where another process has the folder."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = (folder / LOCK).open("ab")
+    except OSError as error:
+        raise UserError(f"cannot write into {folder}: {error.strerror or error}") from None
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        lock.close()
+        raise UserError(f"another process is at work in {folder}; wait for its end, or give another --out") from None
+    except OSError:
+        pass  # a file system without locks
+    return lock
+
+
+def sweep(folder: Path) -> None:
+    """Remove what killed processes left half-written in a folder and those below it."""
+    for part in list(folder.rglob(PART)):
+        if part.is_dir():
+            shutil.rmtree(part, ignore_errors=True)
+        else:
+            part.unlink(missing_ok=True)
 
 
 def write_whole(path: Path, write: Callable[[Path], object], advice: str = "") -> None:
@@ -62,3 +96,47 @@ def sha256(path: Path) -> str:
     """The sha256 of a file's bytes, as hexadecimal text."""
     with path.open("rb") as f:
         return hashlib.file_digest(f, "sha256").hexdigest()
+
+
+def write_sums(listing: Path, *names: str) -> None:
+    """Write into `listing`, as `sha256sum` does, the sha256 of the named files beside it, or else of all there and
+    below."""
+    write_text(listing, _sums(listing, names))
+
+
+def check_sums(listing: Path, *names: str) -> None:
+    """Raises UserError, naming the file, where files are not those that `write_sums` found; those are shipped."""
+    try:
+        stated, actual = listing.read_text(encoding="utf-8"), _sums(listing, names)
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{listing.parent} is damaged: {first_line(error)}; install pdmd again") from None
+    for line, other in zip_longest(stated.splitlines(True), actual.splitlines(True), fillvalue=""):
+        if line != other:
+            path = listing.parent / (other or line).rstrip("\n").partition("  ")[2]
+            raise UserError(f"{path} is damaged: its checksum is not that of {listing}; install pdmd again")
+
+
+def _sums(listing: Path, names: Sequence[str]) -> str:
+    folder = listing.parent
+    below = (path.relative_to(folder).as_posix() for path in folder.rglob("[!.]*") if path.is_file())
+    names = names or sorted(name for name in below if name != listing.name)
+    return "".join(f"{sha256(folder / name)}  {name}\n" for name in names)
+
+
+def parse_json(text: str | bytes) -> Any:
+    """What JSON says. Raises ValueError for what is none: NaN and infinity, half a surrogate pair, numbers of
+    thousands of digits, and brackets too deep are none either."""
+    try:
+        content = json.loads(text)
+        json.dumps(content, ensure_ascii=False, allow_nan=False).encode()
+    except RecursionError:
+        raise ValueError("its brackets are too deep") from None
+    return content
+
+
+def parse_toml(text: str) -> dict[str, Any]:
+    """What TOML says. Raises ValueError for what is none."""
+    try:
+        return tomllib.loads(text)
+    except RecursionError:
+        raise ValueError("its brackets are too deep") from None

@@ -5,6 +5,7 @@ metrics.jsonl    one row a generator step; health figures where they were taken
 tensorboard/     the same, as curves
 checkpoints/     step-N.pt with its checksum, the newest few
 previews/        contact sheets of the probe as training goes, and the teacher's
+.lock            held while a process works in the folder
 student/         the finished student, a diffusers folder; there only when the run is done
 """
 
@@ -20,7 +21,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from pdmd.config import Config, from_dict
 from pdmd.errors import UserError
-from pdmd.files import write_bytes
+from pdmd.files import LOCK, PART, claim, parse_json, sweep, write_bytes
 from pdmd.sample import STUDENT
 from pdmd.version import __version__
 
@@ -29,7 +30,7 @@ VERSION = 1
 
 
 class Run:
-    """One folder; `create` and `reopen` are the ways in."""
+    """One folder; `create` and `reopen` are the ways in. Until `close` it is this process's alone."""
 
     def __init__(self, folder: Path, config: Config) -> None:
         self.folder, self.config = folder, config
@@ -37,22 +38,28 @@ class Run:
         self.student = folder / STUDENT
         self.metrics = folder / "metrics.jsonl"
         self._board: SummaryWriter | None = None
+        self._claim = claim(folder)
 
     @classmethod
     def create(cls, folder: Path, config: Config) -> Run:
         """A new folder. Raises UserError where one is already there: nothing is overwritten."""
-        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-            raise UserError(f"{folder} already exists; use --resume to go on, or another --out")
+        taken = UserError(f"{folder} already exists; use --resume to go on, or another --out")
+        if folder.exists() and (not folder.is_dir() or any(not _leftover(path) for path in folder.iterdir())):
+            raise taken
+        run = cls(folder, config)
+        if (folder / "config.json").exists():
+            raise taken
         content = {"version": VERSION, "pdmd": __version__, "config": dataclasses.asdict(config)}
         write_bytes(folder / "config.json", (json.dumps(content, indent=1) + "\n").encode())
-        return cls(folder, config)
+        return run
 
     @classmethod
     def reopen(cls, folder: Path) -> Run:
-        """A folder that is there. Raises UserError for one that is no run, damaged, or of another version."""
+        """A folder that is there, without what a killed process left half-written. Raises UserError for one that is
+        no run, damaged, of another version, or in use."""
         path = folder / "config.json"
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
+            content = parse_json(path.read_bytes())
             version, values = content["version"], dict(content["config"])
         except OSError:
             raise UserError(f"{folder} is no run folder: it has no readable config.json") from None
@@ -60,14 +67,19 @@ class Run:
             raise UserError(f"{path} is damaged; start the run again with another --out") from None
         if version != VERSION:
             raise UserError(f"{folder} was made by a pdmd with run version {version}, this one reads {VERSION}")
-        return cls(folder, from_dict(values, str(path)))
+        run = cls(folder, from_dict(values, str(path)))
+        sweep(folder)
+        return run
 
     def rewind(self, step: int) -> None:
         """Drop what was logged after a step, so that a resumed run logs what the uninterrupted one would."""
         if self.metrics.exists():
-            lines = self.metrics.read_text(encoding="utf-8").splitlines(keepends=True)
-            kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
-            write_bytes(self.metrics, "".join(kept).encode())
+            lines = self.metrics.read_bytes().splitlines(keepends=True)
+            try:
+                kept = [line for line in lines if line.endswith(b"\n") and json.loads(line)["step"] <= step]
+            except (ValueError, KeyError, TypeError, RecursionError):
+                raise UserError(f"{self.metrics} is damaged; rename it to go on without what was logged") from None
+            write_bytes(self.metrics, b"".join(kept))
         self._board = SummaryWriter(self.folder / "tensorboard", purge_step=step + 1)
 
     def log(self, step: int, **row: float | int | str) -> None:
@@ -92,6 +104,12 @@ class Run:
         if self._board is not None:
             self._board.close()
             self._board = None
+        self._claim.close()
+
+
+def _leftover(path: Path) -> bool:
+    """Whether this is all that a process killed in its first moment leaves."""
+    return path.name == LOCK or path.match(PART)
 
 
 def new_folder(config: Config, root: Path = Path("runs")) -> Path:

@@ -141,12 +141,28 @@ def save(state: State, folder: Path, keep: int) -> Path:
     buffer = io.BytesIO()
     torch.save({"version": VERSION, **state.tensors()}, buffer)
     write_bytes(path, buffer.getvalue(), ADVICE)
-    note = {"sha256": hashlib.sha256(buffer.getvalue()).hexdigest(), "version": VERSION, "step": state.step}
-    write_bytes(path.with_suffix(".json"), (json.dumps(note) + "\n").encode(), ADVICE)
-    for old in checkpoints(folder)[:-keep]:
-        old.with_suffix(".json").unlink(missing_ok=True)
-        old.unlink(missing_ok=True)
+    write_bytes(path.with_suffix(".json"), _note(path, buffer.getvalue()), ADVICE)
+    kept = checkpoints(folder)[-keep:]
+    for old in folder.glob("step-*.pt"):  # those too that a killed process wrote or removed by half
+        if old not in kept:
+            old.with_suffix(".json").unlink(missing_ok=True)
+            old.unlink(missing_ok=True)
     return path
+
+
+def _note(path: Path, content: bytes) -> bytes:
+    """What stands beside a checkpoint."""
+    note = {"sha256": hashlib.sha256(content).hexdigest(), "version": VERSION, "step": int(path.stem[5:])}
+    return (json.dumps(note) + "\n").encode()
+
+
+def _read(path: Path) -> bytes | None:
+    """A checkpoint's bytes; None where they or its note are not those that were written."""
+    try:
+        content = path.read_bytes()
+        return content if path.with_suffix(".json").read_bytes() == _note(path, content) else None
+    except OSError:
+        return None
 
 
 def checkpoints(folder: Path) -> list[Path]:
@@ -157,21 +173,19 @@ def checkpoints(folder: Path) -> list[Path]:
 
 def load(folder: Path) -> dict[str, Any]:
     """The newest checkpoint's content. Raises UserError where there is none, where it is damaged (naming
-    the one before it), or where it is of another version."""
+    the newest that is not), or where it is of another version."""
     found = checkpoints(folder)
     if not found:
         raise UserError(f"nothing to resume: {folder} has no checkpoint")
     path = found[-1]
-    before = f"; delete it to resume from {found[-2].name}" if len(found) > 1 else "; start the run again"
     try:
-        note = json.loads(path.with_suffix(".json").read_text())
-        content = path.read_bytes()
-        whole = note["sha256"] == hashlib.sha256(content).hexdigest()
-        version = note["version"]
+        version = json.loads(path.with_suffix(".json").read_bytes())["version"]
     except (OSError, ValueError, KeyError, TypeError):
-        whole, content, version = False, b"", VERSION
-    if not whole:
-        raise UserError(f"checkpoint {path} is damaged: its checksum does not match{before}")
-    if version != VERSION:
+        version = VERSION  # then the note is damaged
+    if version != VERSION and isinstance(version, int):
         raise UserError(f"checkpoint {path} is of version {version}, this pdmd reads {VERSION}")
+    if (content := _read(path)) is None:
+        good = next((older for older in reversed(found[:-1]) if _read(older)), None)
+        advice = f"delete those after {good.name}, which is whole, and use --resume" if good else "start the run again"
+        raise UserError(f"checkpoint {path} is damaged: its checksum does not match; {advice}")
     return dict(torch.load(io.BytesIO(content), weights_only=True))

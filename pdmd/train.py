@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import time
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -67,15 +68,21 @@ def prepare(config: Config) -> Task:
 
 
 def train(run: Run, task: Task, resume: bool, report: Report, say: Say) -> Path:
-    """Train a run to its end and return the student's folder.
+    """Train a run to its end, close it, and return the student's folder; `resume` goes on from its newest checkpoint.
 
-    Raises Interrupted once the state is saved, and UserError for bad input or a loss that is not finite.
+    Raises Interrupted once the state is saved, and UserError for bad input or a number that is not finite.
     """
+    with closing(run):
+        return finish(task.teacher, run, task.plan, _train(run, task, resume, report, say))
+
+
+def _train(run: Run, task: Task, resume: bool, report: Report, say: Say) -> State:
     config, plan, teacher, starts = run.config, task.plan, task.teacher, task.starts
     probe = Probe(teacher, starts.texts[False]) if config.probe_every else None
-    state = _resume(teacher, run, plan) if resume else states.begin(teacher, config, plan)
-    run.rewind(state.step)
-    if probe and not resume:
+    saved = resume and states.checkpoints(run.checkpoints)  # none: it was killed before the first
+    state = _resume(teacher, run, plan) if saved else states.begin(teacher, config, plan)
+    run.rewind(state.step if saved else -1)
+    if probe and not saved:
         run.log(0, **probe.reference.flat("teacher"))
     with _Signals() as signals:
         while state.step < config.generator_steps:
@@ -94,10 +101,8 @@ def train(run: Run, task: Task, resume: bool, report: Report, say: Say) -> Path:
             if state.step % config.checkpoint_every == 0 or last or signals.caught:
                 states.save(state, run.checkpoints, config.keep)
             if signals.caught and state.step < config.generator_steps:
-                run.close()
                 raise Interrupted(state.step)
-    run.close()
-    return finish(teacher, run, plan, state)
+    return state
 
 
 def _resume(teacher: Teacher, run: Run, plan: Plan) -> State:

@@ -25,10 +25,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.transforms.functional import gaussian_blur
 
+from pdmd.files import check_sums, write_sums
 from pdmd.sprites import world
 from pdmd.sprites.training import Optimizers, log, resume, save, to_model
 
 WEIGHTS = Path(__file__).with_name("encoder.safetensors")
+ENCODER_SUMS = "encoder.sha256"  # beside it
 CHANNELS = (3, 16, 32, 64, 96)  # of the image and of each stage, every one at half the side of the last
 EMBEDDING = 32
 VALUES = [len(world.FACTORS[name]) for name in world.IMAGE_FACTORS]
@@ -95,7 +97,9 @@ class Encoder(nn.Module):
 
 
 def load(path: Path = WEIGHTS) -> Encoder:
-    """An encoder from its file, in float32."""
+    """An encoder from its file, in float32. Raises UserError where the shipped one is damaged."""
+    if path == WEIGHTS:
+        check_sums(WEIGHTS.with_name(ENCODER_SUMS), WEIGHTS.name)
     with torch.device("meta"):
         net = Encoder()
     net.load_state_dict({name: tensor.float() for name, tensor in load_file(path).items()}, assign=True)
@@ -235,6 +239,7 @@ def main() -> None:
     net = train(args.work)
     path = args.work / WEIGHTS.name
     save_file({name: tensor.half().contiguous() for name, tensor in net.state_dict().items()}, path)
+    write_sums(path.with_name(ENCODER_SUMS), path.name)
     print(f"{path}: {path.stat().st_size / 1e6:.2f} MB")
 
 

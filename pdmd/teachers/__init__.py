@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from pdmd.errors import UserError
+from pdmd.files import SUMS, check_sums
 
 #: A teacher's weight w of guidance: one number, or one for each of its experts.
 Weights = float | Sequence[float]
@@ -129,7 +130,9 @@ class Teacher(Protocol):
 def _sprites(guidance: Weights | None, compute: Compute) -> Teacher:
     from pdmd.teachers.families import load
 
-    return load(Path(__file__).parent.parent / "sprites" / "teacher", "sprites", guidance, compute=compute)
+    folder = Path(__file__).parent.parent / "sprites" / "teacher"
+    check_sums(folder / SUMS)
+    return load(folder, "sprites", guidance, compute=compute)
 
 
 def _mixture(guidance: Weights | None, compute: Compute) -> Teacher:

@@ -19,6 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from pdmd.errors import UserError, first_line
+from pdmd.files import parse_json
 from pdmd.flow import shift_of
 from pdmd.teachers import Lora
 from pdmd.teachers.card import card
@@ -114,7 +115,7 @@ def read_student(folder: Path) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     try:
-        described = dict(json.loads(path.read_text(encoding="utf-8")))
+        described = dict(parse_json(path.read_bytes()))
         lora = described.get("lora")
         whole = len(described["grid"]) == len(described["experts"]) + 1 and described["teacher"]["sha256"]
         if not whole or (lora and not len(lora["files"]) == len(lora["on"]) == max(described["experts"]) + 1):

@@ -80,7 +80,7 @@ def test_a_broken_sample_is_missing_and_the_run_goes_on(ran, tmp_path) -> None:
     (folder / "media" / "m003-3.mp4").write_bytes(b"not a video")
     made = score_folder("motion", folder, Motion(Dis()))
     assert all(m.n == 9 and m.missing == 1 for m in made.metrics)
-    assert "not a readable video" in made.problems["m003-3"]["optical_flow_dis"]
+    assert "m003-3.mp4 is damaged" in made.problems["m003-3"]["optical_flow_dis"]
     assert "m003-3" in (folder / "report.md").read_text()
 
 
