@@ -28,9 +28,9 @@ import numpy as np
 from pdmd.errors import UserError
 from pdmd.files import PART, parse_json, sha256, write_text
 
-from .media import CODEC, Codec, as_fraction, codec_record, inside, write_png, write_video
+from .media import CODEC, Codec, as_fraction, codec_record, inside, read_video, write_png, write_video
 from .shards import ALONE, Shard
-from .suites import Prompt, PromptSet, Suite, prompts_record
+from .suites import Prompt, PromptSet, Suite, first_frames_record, prompts_record
 
 BATCH_SIZE = 8
 PARTS = "manifest-[0-9]*.jsonl"
@@ -40,7 +40,8 @@ class Model(Protocol):
     """What the benchmark needs of a model.
 
     `identity` is JSON-able provenance: kind, path, sha256, steps, guidance, device. A sample's noise depends
-    on its seed alone, so that batch size and resume change nothing.
+    on its seed alone, so that batch size and resume change nothing. Where it goes on from `first_frames`, its prompts
+    are `pdmd.teachers.Pictured`.
     """
 
     @property
@@ -49,6 +50,8 @@ class Model(Protocol):
     def identity(self) -> dict[str, Any]: ...
     @property
     def domain(self) -> str: ...
+    @property
+    def first_frames(self) -> bool: ...
     @property
     def fps(self) -> float: ...
     def generate(self, prompts: Sequence[str], seeds: Sequence[int], frames: int | None) -> np.ndarray:
@@ -69,8 +72,10 @@ class Sample:
 
 
 def sample_identity(model: Model, prompt: Prompt, seed: int, frames: int | None, codec: Codec = CODEC) -> str:
-    """Hash of everything a sample is a function of: model, prompt, seed, settings."""
+    """Hash of everything a sample is a function of: model, prompt, first frame, seed, settings."""
     what = [model.identity, float(model.fps), prompt.id, prompt.text, seed, frames, codec_record(codec)]
+    if prompt.first_frame:
+        what.append(prompt.first_frame.sha256)
     return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()
 
 
@@ -109,7 +114,7 @@ def generate(
     total = len(kept) + sum(key not in kept for batch in mine for _, _, key in batch)
     progress(len(kept), total)
     for batch in mine:
-        videos = model.generate([p.text for p, _, _ in batch], [seed for _, seed, _ in batch], suite.frames)
+        videos = model.generate([_asked(p) for p, _, _ in batch], [seed for _, seed, _ in batch], suite.frames)
         if videos.ndim != 5 or videos.dtype != np.uint8 or len(videos) != len(batch):
             raise ValueError(f"{model.name} returned {videos.dtype} {videos.shape} for {len(batch)} prompts")
         for (prompt, seed, key), video in zip(batch, videos, strict=True):
@@ -177,9 +182,19 @@ def read_record(folder: Path) -> dict[str, Any] | None:
         assert all(isinstance(part, dict) for part in (content["model"], *parts))
         assert isinstance(parts[0].get("seeds", []), list)
         assert isinstance(parts[1].get("n", 0), int)
+        assert all(isinstance(row["image"], str) for row in content.get("first_frames", {}).get("of", {}).values())
     except (OSError, ValueError, KeyError, TypeError, AttributeError, AssertionError):
         raise UserError(f"{path} is damaged; delete it, or generate the samples again") from None
     return dict(content)
+
+
+def _asked(prompt: Prompt) -> str:
+    """The prompt as its model takes it: with its first frame where there is one."""
+    if prompt.first_frame is None:
+        return prompt.text
+    from pdmd.teachers import Pictured  # torch is slow to import
+
+    return Pictured(prompt.text, read_video(prompt.first_frame.path).frames[0])
 
 
 def _store(out: Path, prompt: Prompt, seed: int, key: str, video: np.ndarray, model: Model, codec: Codec) -> Sample:
@@ -234,4 +249,4 @@ def _record(suite: Suite, prompts: PromptSet, model: Model, codec: Codec) -> dic
             "video": codec_record(codec),
             "image": "PNG",
         },
-    }
+    } | first_frames_record(prompts)

@@ -24,7 +24,7 @@ from pdmd.errors import UserError
 from .generate import Sample, read_manifest, read_record
 from .media import IMAGES, VIDEOS, Facts, inside, probe
 from .score import NO_PROMPTS
-from .suites import Prompt, PromptSet, Suite, load_prompts, prompts_record
+from .suites import Prompt, PromptSet, Suite, first_frames_record, load_prompts, prompts_record
 
 SEEDED = re.compile(r"(?P<id>.+?)[-_ ](?:seed[-_ ]?)?(?P<seed>\d+)")
 SEED = re.compile(r"(?:seed[-_ ]?)?(?P<seed>\d+)")
@@ -101,6 +101,7 @@ def match(
     else:
         of = {"suite": {"name": suite.name, "version": suite.version}}
         record = of | {"model": model, "prompts": prompts_record(found.prompts) if found.prompts else {}}
+        record |= first_frames_record(found.prompts) if found.prompts else {}
     return Given(
         samples=samples,
         refused=refused | _odd_ones(folder, [s for s in samples if (s.id, s.seed) not in refused]),

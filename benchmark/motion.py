@@ -148,7 +148,7 @@ def score_clip(
     clip.fps, clip.estimator = str(video.fps or ""), estimator.label(clip.height, clip.width)
     if media.domain == "sprites":
         try:
-            clip.values["fidelity"] = fidelity(sample.prompt, reader.read(video.frames))
+            clip.values["fidelity"] = fidelity(sample.prompt, reader.read(video.frames), media.shown.get(sample.id, ""))
         except ValueError as error:
             clip.problems["fidelity"] = str(error)
         frechet.embed(clip, video.frames, encoder)

@@ -18,6 +18,7 @@ from pdmd.files import claim, write_text
 
 from . import diversity, frechet, motion, provenance, report, result, several
 from .features.weights import check_names
+from .first_frames import FOLDER, check, with_first_frames
 from .generate import BATCH_SIZE, Model, generate, read_manifest, read_record
 from .given import Given, match
 from .media import CODEC, LOSSLESS, Codec
@@ -51,6 +52,7 @@ def run_suite(
     media: Sequence[Path] = (),
     domain: str | None = None,
     lossless: bool = False,
+    first_frames: Path | None = None,
     shard: Shard = ALONE,
 ) -> list[Path]:
     """Run a suite for every model and every folder of media, and return the paths of their result.json, in this order.
@@ -62,16 +64,14 @@ def run_suite(
     (features/weights.py), `prompts` replaces the suite's own file, `limit` takes its first prompts alone,
     `dynamic_degree` is one of motion.IMPLEMENTATIONS, `device` is where the networks of the metrics run. `media` are
     folders of files made by anything else (given.py), of prompts of `domain`; they are only read. `lossless` writes
-    videos as FFV1. Of several processes (shards.py) each generates its share, and the first alone measures; the
+    videos as FFV1. First frames, where the suite has them, are those of the folder `first_frames`, or else rendered
+    into out/first-frames. Of several processes (shards.py) each generates its share, and the first alone measures; the
     others return nothing. Raises UserError for bad input, before anything is made, and where another process is at
     work in one of these folders.
     """
     check_names(weights or {})
-    if suite.first_frames and models:
-        raise UserError(
-            f"no model takes first frames yet, which suite {suite.name} begins from; make them by pdmd bench "
-            f"prepare-i2v, the clips by any tool, and measure those: pdmd bench --suite {suite.name} --media DIR"
-        )
+    for model in models:
+        check(suite, model, first_frames)
     make = SCORERS[suite.name]
     if make is motion.make:
         make = partial(motion.make, dynamic_degree=dynamic_degree)
@@ -86,10 +86,12 @@ def run_suite(
         if (out / name).resolve().is_relative_to(folder.resolve()):
             raise UserError(f"--out {out} would write into --media {folder}, which is only read; give another --out")
     for name in names:
-        if name in ("", ".", "..") or any(c in name for c in "/\\:\0"):
+        if name in ("", ".", "..", FOLDER) or any(c in name for c in "/\\:\0"):
             raise UserError(f"model name {name!r} cannot name a folder under {out}")
         if names.count(name) > 1:
             raise UserError(f"two models or folders are called {name!r}; their results would overwrite each other")
+    if suite.first_frames:
+        sets = [with_first_frames(suite, prompt_set, first_frames, out, shard) for prompt_set in sets]
     base = next((m for m in models if m.domain == "sprites" and m.identity.get("kind") == "teacher"), None)
     against = out / base.name if base else None
     codec = LOSSLESS if lossless else CODEC
@@ -158,6 +160,7 @@ def score_folder(
         samples=samples,
         prompts=int(generation.get("prompts", {}).get("n", 0)),
         seeds=len(generation.get("suite", {}).get("seeds", [])),
+        shown=shown(generation),
         option=f"--model {generation['model'].get('path', folder.name)}",
         base=base,
     )
@@ -186,8 +189,14 @@ def score_given(
         option=f"--media {folder}",
         base=base,
         refused=given.refused,
+        shown=shown(given.record),
     )
     return score_media(media, given.record, scorer, bars, given.left_out)
+
+
+def shown(generation: Mapping[str, Any]) -> dict[str, str]:
+    """What first frames show, by prompt id, where a record says it."""
+    return {key: str(row["image"]) for key, row in generation.get("first_frames", {}).get("of", {}).items()}
 
 
 def score_media(

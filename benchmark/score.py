@@ -69,7 +69,7 @@ class Media:
     given it; `base` the result's folder of the base model in the same run: of the base itself, its own.
 
     `out` is where the result goes, the media's own folder or another. `refused` says of a sample, by id and seed,
-    why its file is not to be read.
+    why its file is not to be read; `shown`, by prompt id, what its first frame shows.
     """
 
     folder: Path
@@ -83,6 +83,7 @@ class Media:
     option: str = ""
     base: Path | None = None
     refused: Mapping[tuple[str, int], str] = field(default_factory=dict)
+    shown: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def command(self) -> str:
@@ -134,12 +135,13 @@ class Scorer(Protocol):
         """Write the report's pictures into `media.out`; returns their captions by file name."""
 
 
-def fidelity(prompt: str, reading: reader.Reading) -> float:
-    """Share of the factors stated by the prompt that a reading of the embedded world shows.
+def fidelity(prompt: str, reading: reader.Reading, first_frame: str = "") -> float:
+    """Share of the factors stated by the prompt, and by the description of its first frame, that a reading of the
+    embedded world shows.
 
     Raises ValueError for a prompt that states nothing or is not of the embedded world.
     """
-    stated = grammar.parse(prompt)
+    stated = grammar.parse(first_frame) | grammar.parse(prompt)
     if not stated:
         raise ValueError("the prompt states no factor")
     return metrics.mean([reader.fidelity(stated, reading)])

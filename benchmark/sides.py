@@ -27,6 +27,7 @@ SETTINGS = {
     "prompt version": ("prompts", "version"),
     "prompt domain": ("prompts", "domain"),
     "number of prompts": ("prompts", "n"),
+    "first frames' sha256": ("first_frames", "sha256"),
     "seeds": ("suite", "seeds"),
     "noise of each prompt": ("suite", "own_noise"),
     "frames a second": ("media", "fps"),
@@ -78,7 +79,7 @@ def side_of(file: Path, found: Result) -> Side:
     """A result that is, or will be, in `file`, with the CSV files beside that. Raises UserError as `read_side`."""
     parts = [found.generation, found.provenance, found.problems]
     if isinstance(found.generation, Mapping):
-        parts += [found.generation.get(part, {}) for part in ("suite", "prompts", "media", "model")]
+        parts += [found.generation.get(part, {}) for part in ("suite", "prompts", "first_frames", "media", "model")]
     if not all(isinstance(part, Mapping) for part in parts):
         raise UserError(f"{file} is not a whole result; run the benchmark again")
     items = _read_csv(file.with_name("items.csv"), ("id", "seed", "prompt", "file", "frames", "height", "width", "fps"))

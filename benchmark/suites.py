@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from importlib.resources import files
@@ -14,10 +15,18 @@ from pdmd.files import parse_json
 
 
 @dataclass(frozen=True)
+class FirstFrame:
+    """The image that a clip goes on from, and its file's sha256."""
+
+    path: Path
+    sha256: str
+
+
+@dataclass(frozen=True)
 class Prompt:
     """One line of a prompt file. `number` is its place in the file, from 0: seeds follow it.
 
-    `image` describes the first frame of an image-to-video pair: what is seen, not what moves.
+    `image` describes the first frame of an image-to-video pair: what is seen, not what moves; `first_frame` is it.
     """
 
     id: str
@@ -25,6 +34,7 @@ class Prompt:
     tags: tuple[str, ...]
     number: int
     image: str | None = None
+    first_frame: FirstFrame | None = None
 
 
 @dataclass(frozen=True)
@@ -108,12 +118,12 @@ def get_suite(name: str) -> Suite:
     return SUITES[name]
 
 
-def suites_for(domains: Iterable[str]) -> list[Suite]:
-    """The suites that have prompts for all of these domains, and ask for no first frame. Raises UserError where
-    there is none."""
+def suites_for(domains: Iterable[str], first_frames: bool) -> list[Suite]:
+    """The suites that have prompts for all of these domains and begin from first frames, or do not. Raises UserError
+    where there is none."""
     wanted = set(domains)
-    found = [suite for suite in SUITES.values() if wanted <= set(suite.prompt_files) and not suite.first_frames]
-    if not found:
+    fits = [suite for suite in SUITES.values() if suite.first_frames == first_frames]
+    if not (found := [suite for suite in fits if wanted <= set(suite.prompt_files)]):
         raise UserError(f"no suite has prompts for {' and '.join(map(repr, sorted(wanted)))} models")
     return found
 
@@ -146,6 +156,18 @@ def prompts_record(prompts: PromptSet) -> dict[str, Any]:
         "domain": prompts.domain,
         "n": len(prompts.prompts),
     }
+
+
+def first_frames_record(prompts: PromptSet) -> dict[str, Any]:
+    """What a result says of the first frames of image-to-video pairs, where its prompts are such: `of` each its
+    description and its file's sha256, and one `sha256` over all of these, where the files are known."""
+    pairs = [prompt for prompt in prompts.prompts if prompt.image is not None]
+    if not pairs:
+        return {}
+    hashes = {p.id: p.first_frame.sha256 for p in pairs if p.first_frame}
+    of = {p.id: {"image": p.image} | ({"sha256": hashes[p.id]} if p.id in hashes else {}) for p in pairs}
+    one = {"sha256": hashlib.sha256(json.dumps(hashes, sort_keys=True).encode()).hexdigest()} if hashes else {}
+    return {"first_frames": one | {"of": of}}
 
 
 def parse_prompts(content: bytes, name: str, domain: str, version: int) -> PromptSet:

@@ -84,6 +84,7 @@ def train(
 def sample(
     model: Annotated[str, typer.Argument(help="A run's folder, a student's folder or a teacher.")],
     prompt: Annotated[str, typer.Option(help="What to show.")],
+    image: Annotated[Path | None, typer.Option(help="The first frame, for an image-to-video model.")] = None,
     seed: Annotated[list[int] | None, typer.Option(help="Repeatable; several give a contact sheet.  \\[0]")] = None,
     out: Annotated[Path | None, typer.Option(help=".mp4, or .png for an image or a contact sheet.")] = None,
     frames: Annotated[int | None, typer.Option(help="1 makes an image.  \\[the model's own]")] = None,
@@ -91,8 +92,9 @@ def sample(
     guidance: Annotated[float | None, typer.Option(help="A teacher's guidance weight w.")] = None,
 ) -> None:
     """Make clips or images from a prompt."""
-    from pdmd.benchmark.media import contact_sheet, write_png, write_video
+    from pdmd.benchmark.media import contact_sheet, read_video, write_png, write_video
     from pdmd.sample import load_model
+    from pdmd.teachers import Pictured
 
     seeds = seed or [0]
     if frames is not None and frames < 1:
@@ -100,6 +102,11 @@ def sample(
     if steps is not None and steps < 1:
         raise UserError(f"--steps {steps}: sampling takes at least one step")
     loaded = load_model(model, steps, guidance)
+    if loaded.first_frames != (image is not None):
+        needs = "goes on from a first frame: give --image FILE" if loaded.first_frames else "takes no --image"
+        raise UserError(f"model {loaded.name} {needs}")
+    if image is not None:
+        prompt = Pictured(prompt, read_video(image).frames[0])
     many = len(seeds) > 1
     still = many or (frames or loaded.frames) == 1
     path = out or Path("sample.png" if still else "sample.mp4")
@@ -126,9 +133,7 @@ def bench(
             metavar="[prepare-i2v]", help="Only make the first frames of the motion-i2v suite.", show_default=False
         ),
     ] = None,
-    suite: Annotated[
-        str, typer.Option(help="diversity, motion, motion-i2v (of --media), or all that the model can do.")
-    ] = "motion",
+    suite: Annotated[str, typer.Option(help="diversity, motion, motion-i2v, or all that the model can do.")] = "motion",
     model: Annotated[
         list[str] | None, typer.Option(help="A run, a student's folder or a teacher; repeatable.  \\[the newest run]")
     ] = None,
@@ -145,6 +150,10 @@ def bench(
         typer.Option(help="raft=, dinov3= or lpips_trunk=, a FILE or folder; repeatable.  \\[the libraries' caches]"),
     ] = None,
     prompts: Annotated[Path | None, typer.Option(help="A JSON Lines file instead of the suite's own.")] = None,
+    first_frames: Annotated[
+        Path | None,
+        typer.Option(help="For motion-i2v: a folder by prepare-i2v, or of ID.png.  \\[rendered, for sprites]"),
+    ] = None,
     limit: Annotated[int | None, typer.Option(help="Only the first so many prompts.")] = None,
     dynamic_degree: Annotated[
         str, typer.Option(help="pdmd, or vbench: VBench's own class, slower, installed apart.")
@@ -194,7 +203,9 @@ def bench(
         made = prepare(get_suite(FIRST_FRAMES), pairs, models[0], folder, batch_size, shard=shard)
         print(f"{len(made)} first frames: {folder / 'manifest.jsonl'}")
         return
-    chosen = suites_for([m.domain for m in models]) if suite == ALL else [get_suite(suite)]
+    chosen = [get_suite(suite)] if suite != ALL else suites_for([m.domain for m in models], models[0].first_frames)
+    if first_frames and not all(one.first_frames for one in chosen):
+        raise UserError(f"--first-frames is for suite {FIRST_FRAMES}")
     for one in chosen:
         folder = (out or Path("bench")) / one.name if suite == ALL or out is None else out
         results = run_suite(
@@ -210,6 +221,7 @@ def bench(
             media=media or (),
             domain=domain,
             lossless=lossless,
+            first_frames=first_frames,
             shard=shard,
         )
         for path in results:

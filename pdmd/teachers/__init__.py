@@ -78,12 +78,13 @@ class Teacher(Protocol):
 
     name: str
     domain: str
-    first_frames: bool
     frames: int
     fps: int
     steps: int
     device: torch.device
 
+    @property
+    def first_frames(self) -> bool: ...
     @property
     def guidance(self) -> Weights: ...
     @property

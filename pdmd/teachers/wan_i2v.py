@@ -97,7 +97,7 @@ class WanI2V(Wan):
     @cached_property
     def _no_prompt(self) -> Tensor:
         """The embedding that guidance goes away from; a sample keeps its own first frame."""
-        return super().encode([self.no_prompt])  # type: ignore[no-any-return]
+        return super().encode([self.no_prompt])
 
     def velocity(self, net: nn.Module, x: Tensor, t: Tensor, cond: FirstFrames) -> Tensor:  # type: ignore[override]
         return self.run(net, torch.cat([x, cond.given.to(x)], dim=1), CLOCK * t, cond.embeds)

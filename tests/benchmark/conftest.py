@@ -15,6 +15,7 @@ class Renderer:
     """Renders what the prompt states; what it leaves open follows the seed. Counts what it was asked for."""
 
     domain = "sprites"
+    first_frames = False
     fps = 8.0
 
     def __init__(self, name: str = "renderer") -> None:

@@ -8,15 +8,15 @@ import pytest
 from typer.testing import CliRunner
 
 from pdmd.benchmark import result
-from pdmd.benchmark.first_frames import described, prepare
-from pdmd.benchmark.generate import generate, read_manifest
-from pdmd.benchmark.media import read_video
+from pdmd.benchmark.first_frames import Renders, attach, described, prepare
+from pdmd.benchmark.generate import read_manifest
+from pdmd.benchmark.media import read_video, write_png
 from pdmd.benchmark.run import run_suite
 from pdmd.benchmark.suites import FIRST_FRAMES, get_suite, load_prompts
 from pdmd.cli import app
 from pdmd.errors import UserError
 from pdmd.files import sha256
-from pdmd.sprites import grammar, reader
+from pdmd.sprites import grammar, reader, world
 
 SUITE = get_suite(FIRST_FRAMES)
 
@@ -58,14 +58,92 @@ def test_other_first_frames_are_the_models_own_of_the_description(make_renderer,
         described(replace(pairs.prompts[0], id="x", image=None), "open")
 
 
-def test_clips_by_any_tool_are_measured_and_models_are_refused(renderer, tmp_path) -> None:
-    pairs = load_prompts(SUITE, "sprites")
-    generate(SUITE, replace(pairs, prompts=pairs.prompts[:4]), renderer, tmp_path / "clips")
-    (path,) = run_suite(SUITE, [], tmp_path / "out", media=[tmp_path / "clips"], limit=4, quiet=True)
-    made = result.load(path)
-    assert made.suite == "motion-i2v"
-    assert made.metric("fidelity").value > 0.8  # after H.264
-    assert made.metric("optical_flow_dis").n == 4
-    with pytest.raises(UserError, match="no model takes first frames yet"):
-        run_suite(SUITE, [renderer], tmp_path / "none", quiet=True)
+@pytest.fixture
+def make_heir(make_renderer):
+    """A model whose clips show what the first frame shows and do what the text says."""
+
+    class Heir(make_renderer):
+        first_frames = True
+
+        def generate(self, prompts, seeds, frames):
+            seen = [reader.read(prompt.image[None]).factors for prompt in prompts]
+            shown = [{name: factors[name] for name in world.IMAGE_FACTORS} for factors in seen]
+            texts = [grammar.prompt(s | grammar.parse(p)) for s, p in zip(shown, prompts, strict=True)]
+            return super().generate(texts, seeds, frames)
+
+    return Heir
+
+
+def test_models_go_on_from_rendered_first_frames(make_renderer, make_heir, tmp_path) -> None:
+    blind = make_renderer("blind")
+    blind.first_frames = True  # it takes the first frame and shows another
+    paths = run_suite(SUITE, [make_heir("heir"), blind], tmp_path, limit=4, quiet=True)
+    heir, other = (result.load(path) for path in paths)
+    assert heir.metric("fidelity").value > 0.9  # after H.264
+    assert other.metric("fidelity").value < 0.9 * heir.metric("fidelity").value  # both show what the text states
+    assert heir.metric("optical_flow_dis").n == 4
+    frames = read_manifest(tmp_path / "first-frames" / "manifest.jsonl")
+    kept = heir.generation["first_frames"]
+    assert {key: row["sha256"] for key, row in kept["of"].items()} == {s.id: s.sha256 for s in frames}
+    assert kept["sha256"] == other.generation["first_frames"]["sha256"]
+    for record in ("generation.json", None):  # measured again, by its own record and by file names
+        clips = {"media": [tmp_path / "heir"], "domain": "sprites"}
+        (again,) = run_suite(SUITE, [], tmp_path / "again", limit=4, quiet=True, **clips)
+        assert result.load(again).metric("fidelity").value == heir.metric("fidelity").value
+        if record:
+            (tmp_path / "heir" / record).unlink()
+            (tmp_path / "heir" / "manifest.jsonl").unlink()
+
+
+def test_another_first_frame_is_another_sample(make_heir, tmp_path) -> None:
+    run_suite(SUITE, [make_heir()], tmp_path, limit=3, quiet=True)
+    before = read_manifest(tmp_path / "renderer" / "manifest.jsonl")
+    given = tmp_path / "given"
+    given.mkdir()
+    for i, sample in enumerate(read_manifest(tmp_path / "first-frames" / "manifest.jsonl")):
+        image = read_video(tmp_path / "first-frames" / sample.file).frames[0]
+        write_png(given / f"{sample.id}.png", image if i else image[:, ::-1].copy())
+    model = make_heir()
+    run_suite(SUITE, [model], tmp_path, limit=3, quiet=True, first_frames=given)
+    after = read_manifest(tmp_path / "renderer" / "manifest.jsonl")
+    assert [a.identity == b.identity for a, b in zip(before, after, strict=True)] == [False, True, True]
+    with pytest.raises(UserError, match="has no first frame of prompt v003"):
+        run_suite(SUITE, [model], tmp_path / "none", limit=4, quiet=True, first_frames=given)
+    with pytest.raises(UserError, match="no folder of first frames"):
+        run_suite(SUITE, [model], tmp_path / "none", quiet=True, first_frames=tmp_path / "nowhere")
     assert not (tmp_path / "none").exists()
+
+
+def test_first_frames_of_other_prompts_and_damaged_ones_are_refused(tmp_path) -> None:
+    pairs = load_prompts(SUITE, "sprites")
+    two = replace(pairs, prompts=pairs.prompts[:2])
+    (first, second) = prepare(SUITE, two, Renders(), tmp_path)
+    assert [p.first_frame.sha256 for p in attach(two, tmp_path).prompts] == [first.sha256, second.sha256]
+    other = replace(two, prompts=(replace(two.prompts[0], image=two.prompts[1].image, text=""), two.prompts[1]))
+    with pytest.raises(UserError, match="was made for another prompt than v000"):
+        attach(other, tmp_path)
+    (tmp_path / first.file).write_bytes((tmp_path / second.file).read_bytes())
+    with pytest.raises(UserError, match="is damaged"):
+        attach(two, tmp_path)
+
+
+def test_suites_and_models_that_do_not_go_together_are_refused(renderer, make_heir, tmp_path, monkeypatch) -> None:
+    heir = make_heir("heir")
+    with pytest.raises(UserError, match="model renderer takes no first frame"):
+        run_suite(SUITE, [renderer], tmp_path / "none", quiet=True)
+    with pytest.raises(UserError, match="of which suite motion has none"):
+        run_suite(get_suite("motion"), [heir], tmp_path / "none", quiet=True)
+    heir.domain = "open"
+    with pytest.raises(UserError, match="needs --first-frames DIR for heir"):
+        run_suite(SUITE, [heir], tmp_path / "none", quiet=True)
+    with pytest.raises(UserError, match="needs first frames itself"):
+        prepare(SUITE, load_prompts(SUITE, "open"), heir, tmp_path / "none")
+    assert not (tmp_path / "none").exists()
+    heir.domain = "sprites"
+    monkeypatch.setattr("pdmd.sample.load_model", lambda name: heir)
+    arguments = ["bench", "--model", "x", "--limit", "1", "--quiet", "--out", str(tmp_path), "--suite"]
+    done = CliRunner().invoke(app, [*arguments, "all"])
+    assert done.exit_code == 0, done.output
+    assert {path.parent.parent.name for path in tmp_path.glob("*/*/result.json")} == {"motion-i2v"}
+    wrong = CliRunner().invoke(app, [*arguments, "motion", "--first-frames", "x"]).exception
+    assert "--first-frames is for suite motion-i2v" in str(wrong)
