@@ -170,9 +170,10 @@ def facts(found: Result) -> dict[str, object]:
     made, generation = found.provenance, found.generation
     git = made.get("git") or {}
     changed = " with changes" if git.get("changed") else ""
+    first_frames = generation.get("first_frames", {}).get("sha256")
     return {
         "model": plain(generation.get("model", {})),
-        "prompts": plain(generation.get("prompts", {})),
+        "prompts": plain(generation.get("prompts", {})) + (f", first frames {first_frames}" if first_frames else ""),
         "seeds": plain(generation.get("suite", {})),
         "media": plain(generation.get("media", {})),
         "made": f"{made.get('created')} by {made.get('command')}",

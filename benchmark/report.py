@@ -49,6 +49,8 @@ def markdown(result: Result, pictures: Mapping[str, str]) -> str:
     """The report of one result. `pictures` are the captions of files beside it, by name."""
     generation, origin = result.generation, result.provenance
     prompts, media = generation.get("prompts", {}), generation.get("media", {})
+    if first_frames := generation.get("first_frames", {}).get("sha256"):
+        prompts = prompts | {"first frames' sha256": first_frames}
     flags = [escape(q) for m in result.metrics for q in m.details.get("quirks", [])]
     lines = [f"# {escape(result.suite)}: {escape(result.model)}", "", table([result]), ""]
     lines += [f"In brackets, 95 % intervals over prompts. {note(result.suite)}", ""]

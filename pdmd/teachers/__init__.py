@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypeVar
 
@@ -128,12 +129,13 @@ class Teacher(Protocol):
         the expert of each step."""
 
 
-def _sprites(guidance: Weights | None, compute: Compute) -> Teacher:
+def _shipped(name: str, folder: str, guidance: Weights | None, compute: Compute) -> Teacher:
+    """The pipeline in pdmd/sprites/FOLDER."""
     from pdmd.teachers.families import load
 
-    folder = Path(__file__).parent.parent / "sprites" / "teacher"
-    check_sums(folder / SUMS)
-    return load(folder, "sprites", guidance, compute=compute)
+    path = Path(__file__).parent.parent / "sprites" / folder
+    check_sums(path / SUMS)
+    return load(path, name, guidance, compute=compute)
 
 
 def _mixture(guidance: Weights | None, compute: Compute) -> Teacher:
@@ -147,7 +149,10 @@ def _mixture(guidance: Weights | None, compute: Compute) -> Teacher:
 
 
 #: The teachers that need no download.
-EMBEDDED: dict[str, Callable[[Weights | None, Compute], Teacher]] = {"sprites": _sprites, "mixture": _mixture}
+EMBEDDED: dict[str, Callable[[Weights | None, Compute], Teacher]] = {
+    "sprites": partial(_shipped, "sprites", "teacher"),
+    "mixture": _mixture,
+}
 
 
 def load_teacher(

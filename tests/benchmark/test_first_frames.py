@@ -86,6 +86,8 @@ def test_models_go_on_from_rendered_first_frames(make_renderer, make_heir, tmp_p
     kept = heir.generation["first_frames"]
     assert {key: row["sha256"] for key, row in kept["of"].items()} == {s.id: s.sha256 for s in frames}
     assert kept["sha256"] == other.generation["first_frames"]["sha256"]
+    for page in ("report.md", "report.html"):
+        assert kept["sha256"] in (tmp_path / "heir" / page).read_text()
     for record in ("generation.json", None):  # measured again, by its own record and by file names
         clips = {"media": [tmp_path / "heir"], "domain": "sprites"}
         (again,) = run_suite(SUITE, [], tmp_path / "again", limit=4, quiet=True, **clips)
