@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -15,6 +16,7 @@ import numpy as np
 from av.container import InputContainer
 from av.format import Flags
 from av.video.stream import VideoStream
+from PIL import Image
 
 from pdmd.errors import UserError
 from pdmd.files import write_bytes, write_whole
@@ -47,6 +49,7 @@ class Codec:
 CONTAINERS = {"libx264": ".mp4", "ffv1": ".mkv"}
 CODEC = Codec()
 LOSSLESS = Codec("ffv1", crf=None, pix_fmt="bgr0", preset=None)
+MOST_BYTES = 2 * 10**9  # of a clip's frames in memory
 IMAGES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"})
 VIDEOS = frozenset({".mp4", ".mkv", ".webm", ".mov", ".avi", ".m4v", ".mpg", ".mpeg", ".ts", ".gif", ".h264", ".mjpeg"})
 
@@ -137,18 +140,41 @@ def read_video(path: Path) -> Video:
     if not path.is_file():
         raise UserError(f"{path} is not there")
     if path.suffix.lower() in IMAGES:
-        image = cv2.imread(str(path), cv2.IMREAD_COLOR)
+        _refuse_bomb(path)
+        try:
+            image = cv2.imread(str(path), cv2.IMREAD_COLOR)
+        except cv2.error:
+            image = None
         if image is None:
             raise UserError(f"{path} is not a readable image")
         return Video(cv2.cvtColor(image, cv2.COLOR_BGR2RGB)[None], None)
     with _opened(path) as (container, stream):
         fps = _stated_fps(container, stream)
-        frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(stream)]
+        frames: list[np.ndarray] = []
+        for frame in container.decode(stream):
+            if (len(frames) + 1) * frame.width * frame.height * 3 > MOST_BYTES:
+                raise UserError(f"{path} holds more than {MOST_BYTES / 1e9:.2g} GB of frames")
+            frames.append(frame.to_ndarray(format="rgb24"))
     if not frames:
         raise UserError(f"{path} holds no frame")
     if len({frame.shape for frame in frames}) > 1:
         raise UserError(f"{path} changes its size from frame to frame")
-    return Video(np.stack(frames), fps)
+    stacked = np.empty((len(frames), *frames[0].shape), np.uint8)
+    for i in range(len(frames)):
+        stacked[i], frames[i] = frames[i], stacked[i]  # what is copied is let go: no two copies of a clip
+    return Video(stacked, fps)
+
+
+def _refuse_bomb(path: Path) -> None:
+    """Raises UserError for an image of more pixels than Pillow's limit, by its head alone."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            Image.open(path).close()
+    except Image.DecompressionBombError as error:
+        raise UserError(f"{path} is refused: {error}") from None
+    except Exception:  # whatever its head makes Pillow raise: the reader says whether it can be read
+        return
 
 
 @contextmanager

@@ -7,14 +7,16 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
+from types import UnionType
+from typing import Any, get_origin, get_type_hints
 
-from pdmd.errors import UserError, first_line
+from pdmd.errors import UserError, first_line, suggest
 from pdmd.files import parse_json, write_text
 
 from . import metrics, stats
 
 SCHEMA_VERSION = 1
+MOST = 1e12  # of any number in a result
 
 
 @dataclass(frozen=True)
@@ -57,8 +59,10 @@ KINDS = {
 
 
 def kind(name: str) -> Kind:
-    """What a metric is, by its full name."""
-    return KINDS[name.removesuffix("_dis")]
+    """What a metric is, by its full name. Raises UserError for another."""
+    if (plain := name.removesuffix("_dis")) not in KINDS:
+        raise UserError(f"no metric {name!r} is known here; {suggest(plain, KINDS)}")
+    return KINDS[plain]
 
 
 def by_prompt(name: str) -> bool:
@@ -164,6 +168,9 @@ def load(path: Path) -> Result:
             for m in row["metrics"]
         ]
         missing = [_build(Missing, m) for m in row["missing"]]
+        whole = all(isinstance(text, str) for problem in row["problems"].values() for text in problem.values())
+        if not whole or any(m.direction not in ("higher", "lower") for m in found):
+            raise TypeError("its problems are no texts, or a direction is none")
         return _build(Result, row | {"metrics": tuple(found), "missing": tuple(missing)})
     except (KeyError, TypeError, AttributeError) as error:
         raise UserError(
@@ -172,8 +179,20 @@ def load(path: Path) -> Result:
 
 
 def _build(cls: type, row: Mapping[str, Any]) -> Any:
-    """A dataclass from exactly its fields. Raises TypeError for a missing or unknown one."""
+    """A dataclass from exactly its fields. Raises TypeError for a missing or unknown one, and for another type."""
     names = {f.name for f in fields(cls)}
     if wrong := names ^ set(row):
         raise TypeError(f"{cls.__name__}: missing or unknown {', '.join(sorted(wrong))}")
+    for name, hint in get_type_hints(cls).items():
+        if not _fits(row[name], hint):
+            raise TypeError(f"{cls.__name__}: {name} is of another type")
     return cls(**row)
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Whether a value from JSON is of a field's type; numbers are none that no metric has."""
+    if hint is float:
+        return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < MOST
+    if hint is int:
+        return type(value) is int and 0 <= value < MOST
+    return isinstance(value, hint if isinstance(hint, UnionType) else get_origin(hint) or hint)

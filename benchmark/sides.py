@@ -91,12 +91,12 @@ def _read_csv(path: Path, needed: Sequence[str]) -> list[dict[str, str]]:
     try:
         with path.open(encoding="utf-8", newline="") as f:
             reader = csv.DictReader(f, strict=True)
-            rows = list(reader)
+            names, rows = reader.fieldnames or (), list(reader)
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror or error}; it belongs beside its result.json") from None
     except (UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"{path} is not a whole CSV file ({error}); run the benchmark again") from None
-    if lacking := [key for key in needed if key not in (reader.fieldnames or ())]:
+    if lacking := [key for key in needed if key not in names]:
         raise UserError(f"{path} has no column {lacking[0]!r}; run the benchmark again")
     if any(None in row or None in row.values() for row in rows):
         raise UserError(f"{path} is cut short or ragged; run the benchmark again")

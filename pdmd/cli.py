@@ -144,7 +144,9 @@ def bench(
     domain: Annotated[
         str | None, typer.Option(help="open or sprites: whose prompts --media shows.  \\[its manifest's, else open]")
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="Where results go; with all, in a folder a suite.  \\[bench]")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Where results go; with all, in a folder a suite.  \\[bench]")
+    ] = None,
     weights: Annotated[
         list[str] | None,
         typer.Option(help="raft=, dinov3= or lpips_trunk=, a FILE or folder; repeatable.  \\[the libraries' caches]"),
@@ -341,11 +343,13 @@ def options(
 
 
 def main() -> None:
-    """The entry point: turns UserError into one line and exit code 2."""
+    """The entry point: turns UserError, and what the system refuses, into one line and exit code 2."""
     try:
         app()
-    except UserError as error:
-        print(f"pdmd: {error}", file=sys.stderr)
+    except (UserError, OSError) as error:
+        from pdmd.benchmark.markup import visible
+
+        print(f"pdmd: {visible(error)}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print("pdmd: interrupted", file=sys.stderr)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
-import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
@@ -12,7 +12,8 @@ from pathlib import Path
 from types import NoneType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from pdmd.errors import UserError, suggest
+from pdmd.errors import UserError, first_line, suggest
+from pdmd.files import parse_toml
 from pdmd.plan import METHODS, Interval, Plan, Target, Weight, with_options
 from pdmd.teachers import EMBEDDED, Compute, Weights
 
@@ -115,6 +116,8 @@ NOT_NEGATIVE = frozenset(
     "seed fits ema beta1 beta2 guidance guidance_2 image_every pool pool_refresh probe_every".split()
 )
 BELOW_ONE = ("ema", "beta1", "beta2")
+#: The most of a number: more is a slip, and would fill the memory before it is noticed. Others: 10^9.
+MOST = {"steps": 1000, "phases": 1000, "prompt_count": 10**6, "pool": 10**6, "seed": 2**62}
 
 
 def make_config(
@@ -157,18 +160,18 @@ def _parse_override(text: str) -> tuple[str, str]:
 def _literal(text: str) -> Any:
     """A TOML value; what is none is a string."""
     try:
-        return tomllib.loads(f"v = {text}")["v"]
-    except tomllib.TOMLDecodeError:
+        return parse_toml(f"v = {text}")["v"]
+    except ValueError:
         return text
 
 
 def _read_toml(path: Any, name: str) -> dict[str, Any]:
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return parse_toml(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"cannot read recipe {path}: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"recipe {name} is not TOML: {error}") from None
+    except ValueError as error:
+        raise UserError(f"recipe {name} is not TOML: {first_line(error)}") from None
 
 
 def _check(key: str, value: Any, where: str) -> Any:
@@ -189,6 +192,7 @@ def _check(key: str, value: Any, where: str) -> Any:
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
         raise UserError(f"{where}: {key} = {value!r} is not {'a number' if kind in (int, float) else kind.__name__}")
     low = (key in POSITIVE and value <= 0) or (key in NOT_NEGATIVE and value < 0)
-    if low or (key in BELOW_ONE and value >= 1) or (kind is float and value != value):
+    high = (key in BELOW_ONE and value >= 1) or (kind is int and value > MOST.get(key, 10**9))
+    if low or high or (kind is float and not math.isfinite(value)):
         raise UserError(f"{where}: {key} = {value} is out of range")
     return value

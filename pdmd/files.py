@@ -22,8 +22,9 @@ SUMS = "SHA256SUMS"  # of a shipped folder
 
 
 def claim(folder: Path) -> IO[bytes]:
-    """An open file that keeps other processes out of a folder, which is made, until it is closed. The system closes
-    it with its process, however that ends. Raises UserError where another process has the folder."""
+    """An open file that keeps other processes out of a folder, which is made, until it is closed; the system closes it
+    with its process, however that ends. What killed processes left half-written there is removed. Raises UserError
+    where another process has the folder."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock = (folder / LOCK).open("ab")
@@ -36,16 +37,12 @@ def claim(folder: Path) -> IO[bytes]:
         raise UserError(f"another process is at work in {folder}; wait for its end, or give another --out") from None
     except OSError:
         pass  # a file system without locks
-    return lock
-
-
-def sweep(folder: Path) -> None:
-    """Remove what killed processes left half-written in a folder and those below it."""
     for part in list(folder.rglob(PART)):
         if part.is_dir():
             shutil.rmtree(part, ignore_errors=True)
         else:
             part.unlink(missing_ok=True)
+    return lock
 
 
 def write_whole(path: Path, write: Callable[[Path], object], advice: str = "") -> None:

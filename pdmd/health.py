@@ -6,6 +6,8 @@ experts, what is left of the trajectory by the guided teacher. Beside it stand t
 
 from __future__ import annotations
 
+import math
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
@@ -25,6 +27,8 @@ PROMPTS, SEEDS = 4, 4
 FINISH_STEPS = 10
 #: A warning is due where the probe's diversity falls under this share of the teacher's.
 LEAST_DIVERSITY = 0.5
+#: A warning is due where F's loss, mean over RECENT steps, is GROWN times the least such mean of its stage.
+RECENT, GROWN = 8, 5.0
 
 
 @dataclass(frozen=True)
@@ -39,6 +43,30 @@ class Figures:
 
     def flat(self, prefix: str) -> dict[str, float]:
         return {f"{prefix}/{k}": v for k, v in asdict(self).items() if v is not None}
+
+
+class FakeWatch:
+    """Sees F diverge, once a stage, before its loss is infinite."""
+
+    def __init__(self) -> None:
+        self._begin(-1)
+
+    def _begin(self, stage: int) -> None:
+        self.stage, self.losses, self.least, self.told = stage, deque[float](maxlen=RECENT), math.inf, False
+        self.growth = 1.0  # of the loss over its least
+
+    def diverges(self, stage: int, loss: float) -> bool:
+        """Whether it is to be told now, after a step of a stage with this loss."""
+        if stage != self.stage:
+            self._begin(stage)
+        self.losses.append(loss)
+        if len(self.losses) < RECENT or self.told:
+            return False
+        mean = sum(self.losses) / RECENT
+        self.least = min(self.least, mean)
+        self.growth = mean / self.least if self.least > 0 else 1.0
+        self.told = self.growth > GROWN
+        return self.told
 
 
 class Probe:

@@ -21,7 +21,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from pdmd.config import Config, from_dict
 from pdmd.errors import UserError
-from pdmd.files import LOCK, PART, claim, parse_json, sweep, write_bytes
+from pdmd.files import LOCK, PART, claim, parse_json, write_bytes
 from pdmd.sample import STUDENT
 from pdmd.version import __version__
 
@@ -60,16 +60,14 @@ class Run:
         path = folder / "config.json"
         try:
             content = parse_json(path.read_bytes())
-            version, values = content["version"], dict(content["config"])
+            version, values = content["version"], content["config"].items()
         except OSError:
             raise UserError(f"{folder} is no run folder: it has no readable config.json") from None
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, AttributeError):
             raise UserError(f"{path} is damaged; start the run again with another --out") from None
         if version != VERSION:
             raise UserError(f"{folder} was made by a pdmd with run version {version}, this one reads {VERSION}")
-        run = cls(folder, from_dict(values, str(path)))
-        sweep(folder)
-        return run
+        return cls(folder, from_dict(dict(values), str(path)))
 
     def rewind(self, step: int) -> None:
         """Drop what was logged after a step, so that a resumed run logs what the uninterrupted one would."""

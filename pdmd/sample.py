@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -13,8 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from pdmd.errors import UserError
+from pdmd.files import parse_json
 from pdmd.flow import euler
-from pdmd.teachers import EMBEDDED, Cond, Teacher, load_student, load_teacher
+from pdmd.teachers import EMBEDDED, Cond, Teacher, load_student, load_teacher, route
 
 STUDENT = "student"  # the finished student's folder inside a run's
 
@@ -59,6 +59,18 @@ def expert_flow(
     return x
 
 
+def pixels(teacher: Teacher, x: Tensor, name: str, seeds: Sequence[int]) -> np.ndarray:
+    """Pixels of a model's latents (n, ...), uint8 (n, frames, H, W, 3). Raises UserError, naming the first seed, for
+    samples that are not finite: decoded they would be black."""
+    bad = [seed for seed, row in zip(seeds, x, strict=True) if not bool(torch.isfinite(row).all())]
+    if bad:
+        raise UserError(
+            f"{name} made a sample that is not finite (NaN or infinite), with seed {bad[0]}: its weights are damaged, "
+            "or its precision is too low"
+        )
+    return teacher.decode(x)
+
+
 class Guided:
     """The teacher at its own number of steps, guided: the base model's row."""
 
@@ -80,7 +92,7 @@ class Guided:
 
     def generate(self, prompts: Sequence[str], seeds: Sequence[int], frames: int | None) -> np.ndarray:
         """Pixels, uint8 (n, frames, H, W, 3)."""
-        return self.teacher.decode(self.latents(prompts, seeds, frames))
+        return pixels(self.teacher, self.latents(prompts, seeds, frames), self.name, seeds)
 
 
 class Student:
@@ -110,7 +122,7 @@ class Student:
 
     def generate(self, prompts: Sequence[str], seeds: Sequence[int], frames: int | None) -> np.ndarray:
         """Pixels, uint8 (n, frames, H, W, 3)."""
-        return self.teacher.decode(self.latents(prompts, seeds, frames))
+        return pixels(self.teacher, self.latents(prompts, seeds, frames), self.name, seeds)
 
 
 def load_model(spec: str, steps: int | None = None, guidance: float | None = None) -> Model:
@@ -132,8 +144,7 @@ def load_model(spec: str, steps: int | None = None, guidance: float | None = Non
 
 def _student(folder: Path, name: str) -> Student:
     try:
-        described = json.loads((folder / "student.json").read_text())
-        grid, steps = described["grid"], described["experts"]
+        grid, steps = route(parse_json((folder / "student.json").read_bytes()))
         count = max(steps) + 1
     except (OSError, ValueError, KeyError, TypeError):
         raise UserError(f"{folder / 'student.json'} is damaged; export or train the student again") from None

@@ -23,6 +23,17 @@ T_MARGIN = 0.02
 CLIP = 1.0
 
 
+class NotFinite(ArithmeticError):  # noqa: N818 - says what a tensor is
+    """A tensor of a step, by name, holds a NaN or an infinity; no optimiser has seen it."""
+
+
+def finite(name: str, x: Tensor) -> Tensor:
+    """The tensor itself. Raises NotFinite where it is not finite."""
+    if not (x.is_meta or bool(torch.isfinite(x).all())):
+        raise NotFinite(name)
+    return x
+
+
 @dataclass(frozen=True)
 class Trainee:
     """What one phase trains: a network and its optimiser."""
@@ -30,13 +41,13 @@ class Trainee:
     net: nn.Module
     optimizer: torch.optim.Optimizer
 
-    def descend(self, losses: Iterable[Tensor]) -> Tensor:
+    def descend(self, losses: Iterable[Tensor], name: str) -> Tensor:
         """One optimiser step down the sum of the losses, each of them back-propagated before the next is made;
-        returns the gradient's norm before clipping."""
+        returns the gradient's norm before clipping. Raises NotFinite, by the name, where that is not finite."""
         self.optimizer.zero_grad(set_to_none=True)
         for loss in losses:
             loss.backward()
-        norm = torch.nn.utils.clip_grad_norm_(self.net.parameters(), CLIP)
+        norm = finite(name, torch.nn.utils.clip_grad_norm_(self.net.parameters(), CLIP))
         self.optimizer.step()
         return norm
 
@@ -96,7 +107,7 @@ def fake_error(
     start, cond, t, eps = start[rows], cond[rows], drawn.t[rows], drawn.eps[rows]
     with torch.no_grad():
         sample = rollout(teacher.velocity, expert, phase, start, cond, drawn.stop)
-    x_t = renoise(sample.x_s, eps, phase.end, t)
+    x_t = renoise(finite("sample", sample.x_s), eps, phase.end, t)
     return fake_loss(plan, phase, teacher.velocity(fake, x_t, t, cond), sample, eps, x_t, t).mean()
 
 
@@ -117,10 +128,10 @@ def fit_fake(
     def losses() -> Iterator[Tensor]:
         for rows, share in parts(len(start), count):
             loss = share * fake_error(teacher, plan, phase, expert, fake.net, start, cond, drawn, rows)
-            made.append(loss.detach())
+            made.append(finite("fake_loss", loss.detach()))
             yield loss
 
-    fake.descend(losses())
+    fake.descend(losses(), "fake_gradient")
     return torch.stack(made).sum()
 
 
@@ -145,12 +156,12 @@ def update_generator(
             t, c = drawn.t[rows], cond[rows]
             sample = rollout(teacher.velocity, expert.net, phase, start[rows], c, drawn.stop)
             with torch.no_grad():
-                x_t = renoise(sample.x_s, drawn.eps[rows], phase.end, t)
-                real = teacher.guided(x_t, t, c)
+                x_t = renoise(finite("sample", sample.x_s), drawn.eps[rows], phase.end, t)
+                real = finite("teacher", teacher.guided(x_t, t, c))
                 gradient = generator_gradient(plan, phase, sample, x_t, t, real, teacher.velocity(fake, x_t, t, c))
-                gradients.append(gradient)
+                gradients.append(finite("gradient", gradient))
                 normalisers.append(normaliser(sample, x0_from_velocity(x_t, real, t)))
             yield share * surrogate(sample.x_s, gradient)
 
-    norm = expert.descend(losses())
+    norm = expert.descend(losses(), "generator_gradient")
     return Update(torch.cat(gradients).pow(2).mean(), norm, torch.cat(normalisers))

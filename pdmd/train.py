@@ -11,18 +11,17 @@ from pathlib import Path
 from types import FrameType
 
 import torch
-from torch import Tensor
 
 from pdmd import state as states
 from pdmd.config import Config
 from pdmd.errors import UserError
 from pdmd.files import whole_folder
-from pdmd.health import Probe, fake_lag
+from pdmd.health import FakeWatch, Probe, fake_lag
 from pdmd.plan import Plan
 from pdmd.run import Run
 from pdmd.starts import Starts
 from pdmd.state import State, generator, stage_of
-from pdmd.step import fit_fake, update_generator
+from pdmd.step import NotFinite, finite, fit_fake, update_generator
 from pdmd.teachers import Teacher, load_teacher
 
 #: (step, total, stage, figures of the step); called after every generator step.
@@ -84,14 +83,21 @@ def _train(run: Run, task: Task, resume: bool, report: Report, say: Say) -> Stat
     run.rewind(state.step if saved else -1)
     if probe and not saved:
         run.log(0, **probe.reference.flat("teacher"))
+    watch = FakeWatch()
     with _Signals() as signals:
         while state.step < config.generator_steps:
             stage, end = stage_of(config, plan, state.step)
-            row = _step(run, task, state, stage)
-            state.step += 1
-            last = state.step == end
-            if probe and (state.step % config.probe_every == 0 or last):
-                row |= _health(run, task, state, stage, probe, say)
+            at = state.step + 1
+            try:
+                row = _step(run, task, state, stage)
+                state.step += 1
+                last = state.step == end
+                if watch.diverges(stage, row["fake_loss"]):
+                    say(f"step {state.step}: F diverges, its loss is {watch.growth:.0f} times its least; lower fake_lr")
+                if probe and (state.step % config.probe_every == 0 or last):
+                    row |= _health(run, task, state, stage, probe, say)
+            except NotFinite as name:
+                raise _not_finite(run, at, stage, name) from None
             run.log(state.step, stage=stage, **row)
             report(state.step, config.generator_steps, stage, row)
             if last:
@@ -128,7 +134,6 @@ def _step(run: Run, task: Task, state: State, stage: int) -> dict[str, float]:
         losses.append(fit_fake(teacher, plan, phase, state.expert.net, state.fake, x, cond, g, count))
     x, cond = starts.draw(state, stage, phase, frames, g)
     update = update_generator(teacher, plan, phase, state.expert, state.fake.net, x, cond, g, count)
-    _finite(run, state, stage, fake_loss=torch.stack(losses or [torch.zeros(())]), generator_gradient=update.norm)
     for name, kept in (state.average or {}).items():
         kept.lerp_(state.expert.net.get_parameter(name).data, 1 - plan.ema)
     low, middle, high = update.normaliser.cpu().quantile(torch.tensor([0.1, 0.5, 0.9])).tolist()
@@ -143,21 +148,18 @@ def _step(run: Run, task: Task, state: State, stage: int) -> dict[str, float]:
     }
 
 
-def _finite(run: Run, state: State, stage: int, **tensors: Tensor) -> None:
-    """Stop on a figure that is not finite, with the step, the phase and the last good checkpoint."""
-    for name, value in tensors.items():
-        if not bool(torch.isfinite(value).all()):
-            saved = states.checkpoints(run.checkpoints)
-            back = f"the last good checkpoint is {saved[-1]}" if saved else "there is no checkpoint yet"
-            step = state.step + 1
-            raise UserError(f"{name} is not finite at step {step}, phase {stage + 1}; {back}; lower lr or fake_lr")
+def _not_finite(run: Run, step: int, stage: int, name: NotFinite) -> UserError:
+    """The line for a tensor that is not finite: which, in which step and phase, and what to go back to."""
+    saved = states.checkpoints(run.checkpoints)
+    back = f"the last good checkpoint is {saved[-1]}" if saved else "there is no checkpoint yet"
+    return UserError(f"{name} is not finite at step {step}, phase {stage + 1}; {back}; lower lr or fake_lr")
 
 
 def _health(run: Run, task: Task, state: State, stage: int, probe: Probe, say: Say) -> dict[str, float]:
     plan, teacher = task.plan, task.teacher
     g = generator(run.config.seed, 2, stage, state.step)
     x, cond = task.starts.draw(state, stage, plan.stages[stage][0], teacher.frames, g)
-    latents = probe.sample(plan, state, stage)
+    latents = finite("the probe's sample", probe.sample(plan, state, stage))
     pixels = teacher.decode(latents)
     figures = probe.measure(latents, pixels)
     run.preview(f"step-{state.step:06d}", pixels)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypeVar
 
@@ -172,6 +173,18 @@ def load_teacher(
     from pdmd.teachers.families import load
 
     return load(spec, guidance=guidance, embeddings=embeddings, compute=compute)
+
+
+def route(described: Any) -> tuple[list[float], list[int]]:
+    """The grid, and the expert of each of its steps, that student.json states. Raises ValueError, KeyError or TypeError
+    where they are none."""
+    grid, steps = described["grid"], described["experts"]
+    falling = all(1 >= a > b >= 0 for a, b in pairwise(grid))
+    if not steps or len(grid) != len(steps) + 1 or not falling or {type(k) for k in steps} != {int}:
+        raise ValueError("no grid with an expert a step")
+    if set(steps) != set(range(max(steps) + 1)):
+        raise ValueError("an expert makes no step")
+    return grid, steps
 
 
 def load_student(folder: Path, count: int) -> tuple[Teacher, list[nn.Module], dict[str, Any]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from torch import nn
 
 from pdmd.embeddings import Embeddings
 from pdmd.errors import UserError, first_line
+from pdmd.files import parse_json
 from pdmd.teachers import Compute, Weights, load_teacher
 from pdmd.teachers.lora import plain
 from pdmd.teachers.pipeline import PipelineTeacher, folder_sha256, read_settings
@@ -162,7 +162,7 @@ def find_index(spec: str | Path) -> Path:
 def class_name(index: Path) -> str:
     """The pipeline's class, as model_index.json names it."""
     try:
-        return str(json.loads(index.read_text(encoding="utf-8"))["_class_name"])
+        return str(parse_json(index.read_bytes())["_class_name"])
     except (OSError, ValueError, KeyError, TypeError):
         raise UserError(f"{index} is damaged: it names no pipeline class") from None
 

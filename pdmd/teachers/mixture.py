@@ -25,6 +25,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from pdmd.errors import UserError
+from pdmd.files import parse_json
 from pdmd.flow import score_from_velocity, time_grid, x0_from_velocity
 from pdmd.teachers import Lora
 
@@ -210,8 +211,12 @@ class Mixture:
 
 def load_student(folder: Path, count: int) -> tuple[Mixture, list[nn.Module], dict[str, Any]]:
     """A student's mixture, its `count` experts and its identity, from what `save_student` wrote."""
-    described = json.loads((folder / "student.json").read_text())["teacher"]
-    mixture = Mixture(tuple(map(tuple, described["means"])), tuple(described["weights"]), described["std"])
+    try:
+        described = parse_json((folder / "student.json").read_bytes())["teacher"]
+        means = tuple(tuple(map(float, mean)) for mean in described["means"])
+        mixture = Mixture(means, tuple(map(float, described["weights"])), float(described["std"]))
+    except (OSError, ValueError, KeyError, TypeError):
+        raise UserError(f"{folder / 'student.json'} is damaged: it states no mixture; train it again") from None
     experts: list[nn.Module] = []
     digest = hashlib.sha256()
     for k in range(count):

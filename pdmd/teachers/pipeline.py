@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -21,6 +20,7 @@ from torch.autograd.graph import save_on_cpu
 
 from pdmd.embeddings import Embeddings, Rows
 from pdmd.errors import UserError, suggest
+from pdmd.files import parse_json
 from pdmd.flow import shift_of, time_grid
 from pdmd.teachers import Compute, Lora, Weights
 from pdmd.teachers.lora import Adapted, adapt, base_of, checkpoint_blocks, plain, remove
@@ -228,6 +228,8 @@ class PipelineTeacher(ABC):
         mean = torch.tensor(vae.config.latents_mean, device=x.device).view(1, -1, 1, 1, 1)
         std = torch.tensor(vae.config.latents_std, device=x.device).view(1, -1, 1, 1, 1)
         frames = vae.decode((x * std + mean).to(vae.dtype), return_dict=False)[0].float()
+        if not bool(torch.isfinite(frames).all()):
+            raise UserError(f"teacher {self.name}: its autoencoder made pixels that are not finite (NaN or infinite)")
         pixels = ((frames.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
         return pixels.permute(0, 2, 3, 4, 1).cpu().numpy()
 
@@ -279,8 +281,10 @@ def read_settings(folder: Path, settings: Settings) -> Settings:
     if not path.is_file():
         return settings
     try:
-        given = dict(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
+        given = parse_json(path.read_bytes())
+    except (OSError, ValueError):
+        given = None
+    if not isinstance(given, dict):
         raise UserError(f"{path} is damaged: it is no JSON object") from None
     known = [field.name for field in fields(Settings)]
     for key, value in given.items():
@@ -288,6 +292,10 @@ def read_settings(folder: Path, settings: Settings) -> Settings:
             raise UserError(f"{path}: no setting {key!r}; {suggest(key, known)}")
         if not isinstance(value, (int, float, list) if key == "guidance" else type(getattr(settings, key))):
             raise UserError(f"{path}: {key} = {value!r} is of the wrong kind")
+        numbers, low = value if isinstance(value, list) else [value], key in ("frames", "fps", "height", "width")
+        right = all(isinstance(n, (int, float)) and not isinstance(n, bool) and low <= n < 10**6 for n in numbers)
+        if key != "domain" and not (right and numbers):
+            raise UserError(f"{path}: {key} = {value!r} is out of range")
     return replace(settings, **given)
 
 

@@ -21,7 +21,7 @@ from torch import nn
 from pdmd.errors import UserError, first_line
 from pdmd.files import parse_json
 from pdmd.flow import shift_of
-from pdmd.teachers import Lora
+from pdmd.teachers import Lora, route
 from pdmd.teachers.card import card
 from pdmd.teachers.lora import adapt
 from pdmd.teachers.pipeline import SETTINGS_FILE, PipelineTeacher, Settings
@@ -117,9 +117,14 @@ def read_student(folder: Path) -> dict[str, Any] | None:
     try:
         described = dict(parse_json(path.read_bytes()))
         lora = described.get("lora")
-        whole = len(described["grid"]) == len(described["experts"]) + 1 and described["teacher"]["sha256"]
-        if not whole or (lora and not len(lora["files"]) == len(lora["on"]) == max(described["experts"]) + 1):
+        _, steps = route(described)
+        if not described["teacher"]["sha256"]:
             raise ValueError
+        if "lora" in described:
+            kinds = [type(lora["base"]), *map(type, lora["files"]), *map(type, lora["on"])]
+            count = max(steps) + 1
+            if kinds != [str] * (count + 1) + [int] * count or min(lora["on"]) < 0:
+                raise ValueError
     except (OSError, ValueError, KeyError, TypeError):
         raise UserError(f"{path} is damaged; export or train the student again") from None
     return described

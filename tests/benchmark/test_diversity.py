@@ -164,7 +164,7 @@ def test_a_missing_sample_takes_its_prompt_and_no_other(copy) -> None:
     assert all((m.n, m.missing) == (2, 2) for m in made.metrics)
     assert "d01-9.png is not there" in made.problems["d01"]["dinov3_similarity"]
     assert "sample d02-17: " in made.problems["d02"]["factor_diversity"]
-    assert "not a readable image" in made.problems["d02-17"]["image"]
+    assert "is damaged" in made.problems["d02-17"]["image"]
     after = pd.read_csv(copy / "prompts.csv").set_index("id")
     assert after.loc[["d01", "d02"]].isna().all(axis=None)
     pd.testing.assert_frame_equal(after.loc[["d00", "d03"]], whole.loc[["d00", "d03"]])
