@@ -1,0 +1,450 @@
+"""Files from outside, whatever they hold: read, or refused by a UserError of the command line's one line.
+
+PDMD_EXAMPLES is the number of inputs a format; `nox -s torture` takes 10,000.
+"""
+
+import contextlib
+import copy
+import json
+import os
+import pickle
+import resource
+import struct
+import sys
+import zlib
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from importlib.resources import files
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, assume, example, given, settings
+from hypothesis import strategies as st
+from safetensors.torch import save_file
+
+from pdmd.benchmark import media
+from pdmd.benchmark.compare import compare
+from pdmd.benchmark.features import weights
+from pdmd.benchmark.gates import read_gates
+from pdmd.benchmark.generate import Sample, _line
+from pdmd.benchmark.given import match
+from pdmd.benchmark.run import run_suite
+from pdmd.benchmark.several import report
+from pdmd.benchmark.suites import get_suite, parse_prompts
+from pdmd.cli import main
+from pdmd.config import Config, make_config
+from pdmd.errors import UserError
+from pdmd.run import Run
+from pdmd.sample import load_model
+from pdmd.sprites import world
+from pdmd.teachers.mixture import MLP, Mixture
+from pdmd.teachers.pipeline import Settings, read_settings
+from pdmd.teachers.students import read_student
+
+EXAMPLES = int(os.environ.get("PDMD_EXAMPLES", "20"))
+fuzz = settings(
+    max_examples=EXAMPLES,
+    deadline=timedelta(seconds=10),  # an input may hang nothing
+    derandomize="PDMD_EXAMPLES" not in os.environ,
+    database=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.data_too_large],
+)
+DEEP, DIGITS, HALF = "[" * 100_000, "1" * 5000, '"\\ud800"'
+ODD = st.sampled_from([-1, 0, 1e308, 10**30, "", "\x00", "‮", "../../x", "/etc/passwd", "a\nb", "x" * 10_000, [], {}])
+VALUES = ODD | st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=5,
+)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def memory() -> Iterator[None]:
+    """No input takes 2 GB."""
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    yield
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 2 * 2**20
+
+
+def places(content) -> list[tuple]:
+    """Every (container, key) of a JSON document."""
+    keys = list(content) if isinstance(content, dict) else range(len(content)) if isinstance(content, list) else ()
+    return [place for key in keys for place in ((content, key), *places(content[key]))]
+
+
+@st.composite
+def twisted(draw, document) -> str:
+    """A JSON document with values replaced, removed or added anywhere."""
+    content = copy.deepcopy(document)
+    for _ in range(draw(st.integers(1, 3))):
+        found = places(content)
+        if not found:
+            break
+        container, key = found[draw(st.integers(0, len(found) - 1))]
+        how = draw(st.sampled_from(["replace", "replace", "remove", "add"]))
+        if how == "replace":
+            container[key] = draw(VALUES)
+        elif how == "remove":
+            del container[key]
+        elif isinstance(container, dict):
+            container[draw(st.text(max_size=5))] = draw(VALUES)
+        else:
+            container.append(draw(VALUES))
+    return (
+        json.dumps(content, ensure_ascii=draw(st.booleans()))
+        .encode("utf-8", "surrogatepass")
+        .decode("utf-8", "replace")
+    )
+
+
+@st.composite
+def mangled(draw, content: bytes) -> bytes:
+    """Bytes with some changed, cut out, put in or repeated."""
+    changed = bytearray(content)
+    for _ in range(draw(st.integers(1, 4))):
+        at = draw(st.integers(0, max(0, len(changed) - 1)))
+        how = draw(st.sampled_from(["flip", "flip", "cut", "end", "insert", "repeat"]))
+        if how == "flip" and changed:
+            changed[at] ^= draw(st.integers(1, 255))
+        elif how == "cut":
+            del changed[at : at + draw(st.integers(1, 64))]
+        elif how == "end":
+            del changed[at:]
+        elif how == "insert":
+            changed[at:at] = draw(st.binary(max_size=16))
+        elif how == "repeat":
+            changed[at:at] = changed[at : at + draw(st.integers(1, 64))]
+    return bytes(changed)
+
+
+def refused_or_read(read: Callable[[], object]) -> None:
+    """Anything but UserError fails the test."""
+    with contextlib.suppress(UserError):
+        read()
+
+
+@fuzz
+@given(mangled(files("pdmd.recipes").joinpath("paper.toml").read_bytes()))
+@example(f"x = {DEEP}".encode())
+@example(f"steps = {DIGITS}".encode())
+def test_recipe_bytes(tmp_path, content: bytes) -> None:
+    (tmp_path / "r.toml").write_bytes(content)
+    refused_or_read(lambda: make_config(recipe=tmp_path / "r.toml"))
+
+
+LITERALS = st.sampled_from(
+    [
+        "true",
+        "-1",
+        "0",
+        "3",
+        "1e9",
+        "1000000000",
+        "inf",
+        "nan",
+        '"full"',
+        '"x"',
+        "[]",
+        "{}",
+        "2024-01-01",
+        "0.5",
+        "9e99",
+    ]
+)
+
+
+@fuzz
+@given(st.dictionaries(st.sampled_from([*Config.__dataclass_fields__]), LITERALS, max_size=5))
+@example({"steps": "1000000000"})
+@example({"method": '"few-step"', "steps": "999999999"})
+def test_recipe_values(tmp_path, rows: dict[str, str]) -> None:
+    (tmp_path / "r.toml").write_text("".join(f"{key} = {value}\n" for key, value in rows.items()))
+    refused_or_read(lambda: make_config(recipe=tmp_path / "r.toml"))
+    refused_or_read(lambda: make_config(overrides=[f"{key}={value}" for key, value in rows.items()]))
+
+
+@fuzz
+@given(mangled(files("pdmd.benchmark").joinpath("gates", "motion.toml").read_bytes()))
+@example(b"level = 9e999\n[gate.x]\nmargin = 1" + b"0" * 5000)
+@example(b"gate = " + DEEP.encode())
+def test_gates(tmp_path, content: bytes) -> None:
+    (tmp_path / "g.toml").write_bytes(content)
+    refused_or_read(lambda: read_gates(tmp_path / "g.toml"))
+
+
+PROMPTS = [{"id": "a", "text": "a red circle", "tags": ["x"]}, {"id": "b", "text": "b", "image": "c"}]
+
+
+@fuzz
+@given(twisted(PROMPTS) | mangled("\n".join(map(json.dumps, PROMPTS)).encode()))
+@example(DEEP)
+@example('{"id": "a", "text": ' + HALF + "}")
+@example('{"id": ' + DIGITS + "}")
+def test_prompts(content: str | bytes) -> None:
+    if isinstance(content, str):
+        rows = json.loads(content) if content.startswith("[{") else content
+        content = "\n".join(map(json.dumps, rows)).encode() if isinstance(rows, list) else content.encode()
+    refused_or_read(lambda: parse_prompts(content, "p.jsonl", "open", 0))
+
+
+ROWS = [
+    {"id": "m000", "prompt": "", "seed": 0, "file": "a.png"},
+    {"id": "x", "prompt": "y", "seed": 1, "file": "b.mp4"},
+]
+OURS = _line(Sample("m000", "", 0, "a.png", "ab", "cd"))
+RECORD = {
+    "suite": {"name": "motion", "version": 1, "seeds": [0], "own_noise": True},
+    "model": {"name": "m", "domain": "sprites", "kind": "teacher"},
+    "prompts": {"file": "f", "version": 1, "sha256": "a", "domain": "sprites", "n": 2},
+    "media": {"fps": "8", "frames": None, "video": {"codec": "libx264"}, "image": "PNG"},
+}
+
+
+@fuzz
+@given(twisted(ROWS) | mangled(("\n".join(map(json.dumps, ROWS)) + "\n" + OURS).encode()), st.none() | twisted(RECORD))
+@example(DEEP, None)
+@example("[]", DEEP)
+@example('[{"id": "a", "seed": ' + DIGITS + "}]", DIGITS)
+def test_manifest_and_record(tmp_path, content: str | bytes, record: str | None) -> None:
+    if isinstance(content, str):
+        try:
+            content = "\n".join(map(json.dumps, json.loads(content))).encode()
+        except (ValueError, RecursionError, TypeError):
+            content = content.encode()
+    media.write_png(tmp_path / "a.png", np.zeros((8, 8, 3), np.uint8))
+    (tmp_path / "manifest.jsonl").write_bytes(content)
+    (tmp_path / "generation.json").unlink(missing_ok=True)
+    if record is not None:
+        (tmp_path / "generation.json").write_text(record, encoding="utf-8")
+    refused_or_read(lambda: match(tmp_path, get_suite("motion"), None, 3, None))
+
+
+@fuzz
+@given(st.lists(st.text(st.characters(exclude_characters="/\0", exclude_categories=["Cs"]), min_size=1, max_size=40)))
+@example(["m000_seed" + "9" * 4400])
+def test_file_names(tmp_path_factory, names: list[str]) -> None:
+    folder = tmp_path_factory.mktemp("names")
+    for name in names:
+        try:
+            (folder / f"{name}.png").write_bytes(b"")
+        except OSError:
+            assume(False)
+    refused_or_read(lambda: match(folder, get_suite("motion"), None, 3, None))
+
+
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory) -> Path:
+    """The folder of a small result."""
+    folder = tmp_path_factory.mktemp("clips")
+    for i in range(2):
+        scene = world.sample_scene(np.random.default_rng(i))
+        media.write_video(folder / f"m{i:03d}-{i}.mp4", world.render(scene, 5), 8)
+    out = tmp_path_factory.mktemp("measured")
+    (path,) = run_suite(get_suite("motion"), [], out, media=[folder], domain="sprites", limit=2, quiet=True)
+    return path.parent
+
+
+def with_result(measured: Path, folder: Path, result: bytes, items: bytes) -> None:
+    (folder / "new").mkdir(exist_ok=True)
+    (folder / "new" / "result.json").write_bytes(result)
+    (folder / "new" / "items.csv").write_bytes(items)
+    refused_or_read(lambda: compare(measured, folder / "new"))
+    refused_or_read(lambda: report([folder / "new"], folder / "report"))
+
+
+#: A page takes a second or more to draw: fewer of them.
+drawn = settings(fuzz, max_examples=max(3, EXAMPLES // 10))
+
+
+@drawn
+@given(data=st.data())
+def test_result(measured, tmp_path, data) -> None:
+    document = json.loads((measured / "result.json").read_text())
+    content = data.draw(twisted(document)).encode("utf-8", "replace")
+    with_result(measured, tmp_path, content, (measured / "items.csv").read_bytes())
+
+
+@drawn
+@given(data=st.data())
+def test_result_bytes(measured, tmp_path, data) -> None:
+    result, items = ((measured / name).read_bytes() for name in ("result.json", "items.csv"))
+    with_result(measured, tmp_path, data.draw(mangled(result)), items)
+    with_result(measured, tmp_path, result, data.draw(mangled(items)))
+
+
+@pytest.mark.parametrize("content", [DEEP, DIGITS, HALF, '{"schema_version": NaN}', "null", "\ufeff", ""])
+def test_json_that_no_one_writes(tmp_path, content: str) -> None:
+    for name in ("result.json", "student.json", "pdmd.json", "config.json", "items.csv"):
+        (tmp_path / name).write_text(content)
+    settings = Settings("open", 5, 8, 32, 32, 3.0, 4)
+    for read in (
+        lambda: compare(tmp_path, tmp_path),
+        lambda: read_student(tmp_path),
+        lambda: read_settings(tmp_path, settings),
+        lambda: Run.reopen(tmp_path),
+        lambda: load_model(str(tmp_path)),
+    ):
+        with pytest.raises(UserError):
+            read()
+
+
+@pytest.fixture(scope="module")
+def student(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("student")
+    mixture = Mixture()
+    nets = [MLP(2, torch.Generator().manual_seed(k)) for k in range(2)]
+    mixture.save_student(nets, (1.0, 0.9, 0.7, 0.3, 0.0), (0, 0, 1, 1), folder)
+    return folder
+
+
+@fuzz
+@given(data=st.data())
+def test_student(student, tmp_path, data) -> None:
+    described = data.draw(twisted(json.loads((student / "student.json").read_text())))
+    (tmp_path / "student.json").write_text(described, encoding="utf-8")
+    for name in ("expert_0.safetensors", "expert_1.safetensors"):
+        (tmp_path / name).write_bytes((student / name).read_bytes())
+    refused_or_read(lambda: load_model(str(tmp_path)))
+    refused_or_read(lambda: read_student(tmp_path))
+
+
+@fuzz
+@given(data=st.data())
+def test_student_weights(student, tmp_path, data) -> None:
+    (tmp_path / "student.json").write_bytes((student / "student.json").read_bytes())
+    for name in ("expert_0.safetensors", "expert_1.safetensors"):
+        (tmp_path / name).write_bytes(data.draw(mangled((student / name).read_bytes())))
+    refused_or_read(lambda: load_model(str(tmp_path)))
+
+
+SETTINGS = {"domain": "open", "frames": 5, "fps": 8, "height": 32, "width": 32, "guidance": [3.0, 2.0], "steps": 4}
+
+
+@fuzz
+@given(twisted(SETTINGS))
+def test_settings(tmp_path, content: str) -> None:
+    (tmp_path / "pdmd.json").write_text(content, encoding="utf-8")
+    refused_or_read(lambda: read_settings(tmp_path, Settings("open", 5, 8, 32, 32, 3.0, 4)))
+
+
+@fuzz
+@given(twisted({"version": 1, "pdmd": "0", "config": {"method": "phased", "steps": 4, "lr": 1e-4, "phases": None}}))
+@example('{"version": 1, "config": {"steps": 1000000000}}')
+def test_run_config(tmp_path, content: str) -> None:
+    (tmp_path / "config.json").write_text(content, encoding="utf-8")
+
+    def read() -> None:
+        run = Run.reopen(tmp_path)
+        run.close()
+        run.config.plan()
+
+    refused_or_read(read)
+
+
+@fuzz
+@given(mangled(b'{"step": 0, "x": 1}\n{"step": 1, "x": 2}\n'))
+def test_metrics(tmp_path, content: bytes) -> None:
+    run = Run(tmp_path / "run", Config())
+    run.metrics.write_bytes(content)
+    refused_or_read(lambda: run.rewind(1))
+    run.close()
+
+
+def tensors(folder: Path) -> dict[str, bytes]:
+    made = {"layer.weight": torch.arange(6.0).view(2, 3), "layer.bias": torch.zeros(2)}
+    save_file(made, folder / "w.safetensors")
+    torch.save(made, folder / "w.pth")
+    return {name: (folder / name).read_bytes() for name in ("w.safetensors", "w.pth")}
+
+
+@pytest.mark.parametrize("name", ["w.safetensors", "w.pth"])
+@fuzz
+@given(data=st.data())
+def test_weights(tmp_path, name: str, data) -> None:
+    whole = tensors(tmp_path)[name]
+    (tmp_path / name).write_bytes(data.draw(mangled(whole)))
+    refused_or_read(lambda: weights.read(tmp_path / name, "RAFT", "a file"))
+
+
+class Payload:
+    def __init__(self, marker: Path) -> None:
+        self.marker = marker
+
+    def __reduce__(self):
+        return Path.touch, (self.marker,)
+
+
+@pytest.mark.parametrize("zipped", [True, False], ids=["zip", "bare pickle"])
+def test_a_pickle_that_would_run_code_is_refused(tmp_path, zipped: bool, monkeypatch, capsys) -> None:
+    """The payload works where it is let in, so that the refusal means something."""
+    marker, path = tmp_path / "ran", tmp_path / "raft.pth"
+    pickle.loads(pickle.dumps(Payload(marker)))
+    assert marker.exists()
+    marker.unlink()
+    torch.save({"w": Payload(marker)}, path, _use_new_zipfile_serialization=zipped)
+    with pytest.raises(UserError, match="does not hold RAFT"):
+        weights.read(path, "RAFT", "a file")
+    clips = tmp_path / "clips"
+    media.write_video(clips / "a.mp4", np.zeros((3, 16, 16, 3), np.uint8), 8)
+    command = ["bench", "--media", str(clips), "--out", str(tmp_path / "out"), "--weights", f"raft={path}", "--quiet"]
+    monkeypatch.setattr(sys, "argv", ["pdmd", *command])
+    with pytest.raises(SystemExit) as stop:
+        main()
+    assert stop.value.code == 2
+    assert len(capsys.readouterr().err.strip().splitlines()) == 1
+    assert not marker.exists()
+
+
+def still(suffix: str) -> bytes:
+    import cv2
+
+    image = np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8)
+    return cv2.imencode(suffix, image)[1].tobytes()
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".bmp", ".tif", ".webp"])
+@fuzz
+@given(data=st.data())
+def test_images(tmp_path, suffix: str, data) -> None:
+    path = tmp_path / f"a{suffix}"
+    path.write_bytes(data.draw(mangled(still(suffix))))
+    refused_or_read(lambda: media.read_video(path))
+    refused_or_read(lambda: media.probe(path))
+
+
+def test_an_image_that_would_fill_the_memory_is_refused(tmp_path) -> None:
+    """A PNG of 30,000 x 30,000 pixels in 3 MB."""
+    side = 30_000
+
+    def chunk(kind: bytes, body: bytes) -> bytes:
+        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+    head = chunk(b"IHDR", struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0))
+    squeeze = zlib.compressobj(9)
+    line = bytes(3 * side + 1)
+    body = b"".join(squeeze.compress(line) for _ in range(60)) + squeeze.flush()
+    (tmp_path / "bomb.png").write_bytes(b"\x89PNG\r\n\x1a\n" + head + chunk(b"IDAT", body) + chunk(b"IEND", b""))
+    for read in (media.read_video, media.probe):
+        with pytest.raises(UserError, match="900000000 pixels"):
+            read(tmp_path / "bomb.png")
+
+
+@pytest.mark.parametrize("codec", [media.CODEC, media.LOSSLESS], ids=["mp4", "mkv"])
+@fuzz
+@given(data=st.data())
+def test_videos(tmp_path, codec: media.Codec, data) -> None:
+    path = tmp_path / f"a{codec.suffix}"
+    frames = np.random.default_rng(0).integers(0, 256, (4, 16, 16, 3), dtype=np.uint8)
+    media.write_video(path, frames, 8, codec)
+    path.write_bytes(data.draw(mangled(path.read_bytes())))
+    refused_or_read(lambda: media.read_video(path))
+    refused_or_read(lambda: media.probe(path))
+
+
+def test_a_video_that_would_fill_the_memory_is_refused(tmp_path, monkeypatch) -> None:
+    media.write_video(tmp_path / "a.mp4", np.zeros((9, 16, 16, 3), np.uint8), 8)
+    monkeypatch.setattr(media, "MOST_BYTES", 8 * 16 * 16 * 3)
+    with pytest.raises(UserError, match="more than"):
+        media.read_video(tmp_path / "a.mp4")
