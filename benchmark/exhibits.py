@@ -109,7 +109,7 @@ def home_of(side: Side) -> Path:
 
 def playable(path: Path) -> str:
     """The media type of a video that browsers play as it is, else ""."""
-    with av.open(str(path)) as container:
+    with av.open(str(path), metadata_errors="ignore") as container:
         context = container.streams.video[0].codec_context
         kind = container.format.name
     if kind.startswith("mov,mp4") and context.name in ("h264", "libx264") and context.pix_fmt == "yuv420p":

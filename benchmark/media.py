@@ -181,12 +181,12 @@ def _refuse_bomb(path: Path) -> None:
 def _opened(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
     """A video file and its first stream of pictures. Raises UserError where it, or what is done with it, fails."""
     try:
-        with av.open(str(path)) as container:
+        with av.open(str(path), metadata_errors="ignore") as container:
             if not container.streams.video:
                 raise UserError(f"{path} holds no video")
             yield container, container.streams.video[0]
-    except (av.FFmpegError, OSError) as error:
-        raise UserError(f"{path} is not a readable video ({error.strerror or error})") from None
+    except (av.FFmpegError, OSError, ValueError) as error:
+        raise UserError(f"{path} is not a readable video ({getattr(error, 'strerror', None) or error})") from None
 
 
 def _stated_fps(container: InputContainer, stream: VideoStream) -> Fraction | None:

@@ -29,8 +29,8 @@ def licence(package: Distribution) -> str:
     """What the metadata says: the expression, else the classifiers, else the first line of the text."""
     said = package.metadata
     classifiers = [c.rpartition(" :: ")[2] for c in said.get_all("Classifier", []) if c.startswith("License ::")]
-    text = (said.get("License") or "").strip().splitlines()
-    found = said.get("License-Expression") or ", ".join(classifiers) or (text[0] if text else "")
+    text = "".join(said.get_all("License") or []).strip().splitlines()
+    found = "".join(said.get_all("License-Expression") or []) or ", ".join(classifiers) or (text[0] if text else "")
     return re.sub(r"\s+", " ", found.replace("|", "/"))[:LONGEST] or "not stated"
 
 

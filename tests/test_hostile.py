@@ -254,8 +254,8 @@ def with_result(measured: Path, folder: Path, result: bytes, items: bytes) -> No
     refused_or_read(lambda: report([folder / "new"], folder / "report"))
 
 
-#: A page takes a second or more to draw: fewer of them.
-drawn = settings(fuzz, max_examples=max(3, EXAMPLES // 10))
+#: Two pages an input take their time to draw: fewer of them.
+drawn = settings(fuzz, max_examples=EXAMPLES // 2)
 
 
 @drawn

@@ -116,11 +116,11 @@ def read_student(folder: Path) -> dict[str, Any] | None:
         return None
     try:
         described = dict(parse_json(path.read_bytes()))
-        lora = described.get("lora")
         _, steps = route(described)
         if not described["teacher"]["sha256"]:
             raise ValueError
         if "lora" in described:
+            lora = described["lora"]
             kinds = [type(lora["base"]), *map(type, lora["files"]), *map(type, lora["on"])]
             count = max(steps) + 1
             if kinds != [str] * (count + 1) + [int] * count or min(lora["on"]) < 0:
