@@ -100,7 +100,7 @@ def fit(
         nets,
         multi_avg_fn=lambda old, new, n: torch._foreach_lerp_(old, new, 1 - min(EMA, (1 + int(n)) / (10 + int(n)))),
     )
-    matrices = [p for p in nets["transformer"].blocks.parameters() if p.ndim == 2]
+    matrices = [p for p in nets.get_submodule("transformer.blocks").parameters() if p.ndim == 2]
     chosen = {id(p) for p in matrices}
     optimizers = Optimizers(matrices, [p for p in nets.parameters() if p.requires_grad and id(p) not in chosen])
     first = resume(work / f"{name}.pt", nets=nets, ema=ema, optimizers=optimizers)
