@@ -5,7 +5,8 @@ nox -s demo             distil the embedded teacher, measure the student's motio
 nox -s tests            the tests, without the minutes-long ones; `nox -s tests -- -k flow` passes on to pytest
 nox -s slow             the minutes-long ones
 nox -s lint             ruff and mypy
-nox -s regression       train the default student, run the suites, compare with reports/baselines/; fails where a gate does
+nox -s torture          the tests of faults and hostile files at full size: hours (docs/faults.md)
+nox -s regression       train the default student, run the suites; fails where one is worse than reports/baselines/
 
 The first run of a session installs the set of versions in constraints.txt: on a line to the package index some
 minutes, later runs seconds. Without a GPU, PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu saves the
@@ -52,6 +53,15 @@ def slow(session: nox.Session) -> None:
     """The tests marked slow: minutes each."""
     install(session)
     session.run("pytest", "-m", "slow", *session.posargs, env=ENV)
+
+
+@nox.session
+def torture(session: nox.Session) -> None:
+    """Kills, changed bytes, numbers that are not finite and hostile files, at full size."""
+    install(session)
+    size = {"PDMD_KILLS": "200", "PDMD_EXAMPLES": "10000"}
+    faults = ["tests/test_rot.py", "tests/test_numbers.py", "tests/test_hostile.py", "tests/benchmark/test_kill.py"]
+    session.run("pytest", "--durations=0", *(session.posargs or faults), env=ENV | size)
 
 
 @nox.session

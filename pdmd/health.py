@@ -28,7 +28,7 @@ FINISH_STEPS = 10
 #: A warning is due where the probe's diversity falls under this share of the teacher's.
 LEAST_DIVERSITY = 0.5
 #: A warning is due where F's loss, mean over RECENT steps, is GROWN times the least such mean of its stage.
-RECENT, GROWN = 8, 5.0
+RECENT, GROWN = 8, 20.0
 
 
 @dataclass(frozen=True)

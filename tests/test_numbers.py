@@ -101,4 +101,4 @@ def test_a_diverging_fake_is_told_of_once_a_stage_and_a_steady_one_never():
     assert len(told) == 1
     assert 10 + math.log(GROWN, 1.1) < told[0] < 10 + math.log(GROWN, 1.1) + RECENT
     assert not any(watch.diverges(1, 50.0) for _ in range(20))  # another stage begins anew
-    assert any(watch.diverges(1, 500.0) for _ in range(RECENT))
+    assert any(watch.diverges(1, 50_000.0) for _ in range(RECENT))
