@@ -78,7 +78,9 @@ def scored(folder: Path) -> result.Result:
 def rewrite_manifest(folder: Path, change) -> None:
     path = folder / "manifest.jsonl"
     rows = [json.loads(line) for line in path.read_text().splitlines()]
-    rows = [{k: v for k, v in row.items() if k not in ("identity", "check", "sha256")} for row in rows]  # as other tools write it
+    rows = [
+        {k: v for k, v in row.items() if k not in ("identity", "check", "sha256")} for row in rows
+    ]  # as other tools write it
     path.write_text("".join(json.dumps(row) + "\n" for row in change(rows)))
 
 
