@@ -142,12 +142,17 @@ def save(state: State, folder: Path, keep: int) -> Path:
     torch.save({"version": VERSION, **state.tensors()}, buffer)
     write_bytes(path, buffer.getvalue(), ADVICE)
     write_bytes(path.with_suffix(".json"), _note(path, buffer.getvalue()), ADVICE)
+    prune(folder, keep)
+    return path
+
+
+def prune(folder: Path, keep: int) -> None:
+    """Remove all checkpoints but the newest `keep`, those too that a killed process wrote or removed by half."""
     kept = checkpoints(folder)[-keep:]
-    for old in folder.glob("step-*.pt"):  # those too that a killed process wrote or removed by half
+    for old in folder.glob("step-*.pt"):
         if old not in kept:
             old.with_suffix(".json").unlink(missing_ok=True)
             old.unlink(missing_ok=True)
-    return path
 
 
 def _note(path: Path, content: bytes) -> bytes:

@@ -108,6 +108,7 @@ def _train(run: Run, task: Task, resume: bool, report: Report, say: Say) -> Stat
                 states.save(state, run.checkpoints, config.keep)
             if signals.caught and state.step < config.generator_steps:
                 raise Interrupted(state.step)
+    states.prune(run.checkpoints, config.keep)  # a run killed in its last save saves no more
     return state
 
 
