@@ -1,0 +1,188 @@
+"""The benchmark's commands: pdmd bench, report and compare. pdmd/cli.py puts them on the command line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from pdmd.errors import UserError
+
+if TYPE_CHECKING:
+    from pdmd.sample import Model
+
+    from .shards import Shard
+
+
+def bench(
+    action: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[prepare-i2v]", help="Only make the first frames of the motion-i2v suite.", show_default=False
+        ),
+    ] = None,
+    suite: Annotated[str, typer.Option(help="diversity, motion, motion-i2v, or all that the model can do.")] = "motion",
+    model: Annotated[
+        list[str] | None, typer.Option(help="A run, a student's folder or a teacher; repeatable.  \\[the newest run]")
+    ] = None,
+    media: Annotated[
+        list[Path] | None,
+        typer.Option(help="A folder of videos or images by any tool, only read; repeatable.  (docs/media.md)"),
+    ] = None,
+    domain: Annotated[
+        str | None, typer.Option(help="open or sprites: whose prompts --media shows.  \\[its manifest's, else open]")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Where results go; with all, in a folder a suite.  \\[bench]")
+    ] = None,
+    weights: Annotated[
+        list[str] | None,
+        typer.Option(help="raft=, dinov3= or lpips_trunk=, a FILE or folder; repeatable.  \\[the libraries' caches]"),
+    ] = None,
+    prompts: Annotated[Path | None, typer.Option(help="A JSON Lines file instead of the suite's own.")] = None,
+    first_frames: Annotated[
+        Path | None,
+        typer.Option(help="For motion-i2v: a folder by prepare-i2v, or of ID.png.  \\[rendered, for sprites]"),
+    ] = None,
+    limit: Annotated[int | None, typer.Option(help="Only the first so many prompts.")] = None,
+    dynamic_degree: Annotated[
+        str, typer.Option(help="pdmd, or vbench: VBench's own class, slower, installed apart.")
+    ] = "pdmd",
+    batch_size: Annotated[int, typer.Option(help="Samples made at once; changes results by roundings only.")] = 8,
+    lossless: Annotated[bool, typer.Option("--lossless", help="Write videos as FFV1, not H.264.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress bars.")] = False,
+) -> None:
+    """Generate a suite's samples and measure them, or measure a folder of media.
+
+    Under torchrun (torchrun --nproc-per-node N -m pdmd bench ...) each process makes its share of the samples.
+    """
+    from pdmd.run import newest_finished
+    from pdmd.sample import load_model
+
+    from . import shards
+    from .run import run_suite
+    from .suites import ALL, FIRST_FRAMES, get_suite, suites_for
+
+    if action and (action != "prepare-i2v" or media or len(model or []) > 1):
+        raise UserError(f"pdmd bench {action}: the only action is prepare-i2v, with one --model and no --media")
+    if suite != ALL:
+        get_suite(suite)
+    elif prompts:
+        raise UserError("--prompts is a file for one suite; name it in place of --suite all")
+    elif media:
+        raise UserError("--media shows one suite; name it in place of --suite all")
+    if domain and not media:
+        raise UserError("--domain says whose prompts --media shows; there is no --media")
+    if batch_size < 1:
+        raise UserError(f"--batch-size {batch_size}: at least one sample is made at once")
+    shard = shards.from_environment()
+    if not model and not media:
+        newest = newest_finished()
+        model = [str(newest or "sprites")]
+        if shard.rank == 0:
+            print(f"benchmarking {model[0]} ({'the newest finished run' if newest else 'no finished run in runs/'})")
+    files = {name: Path(file) for name, file in (_pair(text) for text in weights or [])}
+    models = [load_model(name) for name in model or []]
+    if action:
+        _prepare_i2v(models[0], prompts, limit, out or Path("bench/first-frames"), batch_size, shard)
+        return
+    chosen = [get_suite(suite)] if suite != ALL else suites_for([m.domain for m in models], models[0].first_frames)
+    if first_frames and not all(one.first_frames for one in chosen):
+        raise UserError(f"--first-frames is for suite {FIRST_FRAMES}")
+    for one in chosen:
+        folder = (out or Path("bench")) / one.name if suite == ALL or out is None else out
+        results = run_suite(
+            one,
+            models,
+            folder,
+            files,
+            batch_size=batch_size,
+            prompts=prompts,
+            limit=limit,
+            dynamic_degree=dynamic_degree,
+            quiet=quiet or shard.rank > 0,
+            media=media or (),
+            domain=domain,
+            lossless=lossless,
+            first_frames=first_frames,
+            shard=shard,
+        )
+        for path in results:
+            print(f"report: {path.with_name('report.md')} and report.html")
+        if len(results) > 1 and (folder / "report.md").is_file():
+            print(f"report: {folder / 'report.md'} and report.html")
+
+
+def _prepare_i2v(
+    model: Model, prompts: Path | None, limit: int | None, out: Path, batch_size: int, shard: Shard
+) -> None:
+    """Make the first frames of the motion-i2v suite, or of the user's own `prompts`, into `out`."""
+    from dataclasses import replace
+
+    from .first_frames import prepare
+    from .suites import FIRST_FRAMES, get_suite, load_prompts
+
+    suite = get_suite(FIRST_FRAMES)
+    pairs = load_prompts(suite, model.domain, prompts)
+    pairs = replace(pairs, prompts=pairs.prompts[:limit])
+    made = prepare(suite, pairs, model, out, batch_size, shard=shard)
+    print(f"{len(made)} first frames: {out / 'manifest.jsonl'}")
+
+
+def _pair(text: str) -> tuple[str, str]:
+    name, equals, file = text.partition("=")
+    if not equals:
+        raise UserError(f"--weights {text!r}: expected NAME=FILE")
+    return name, file
+
+
+def report(
+    results: Annotated[list[Path], typer.Argument(help="result.json files, or their folders, of one suite.")],
+    out: Annotated[Path, typer.Option(help="The folder of report.md and report.html.")] = Path("report"),
+) -> None:
+    """Put several results into one table and one page."""
+    from .several import report as report_several
+
+    for path in report_several(results, out):
+        print(path)
+
+
+def compare(
+    baseline: Annotated[Path, typer.Argument(help="The old result.json, or its folder.")],
+    new: Annotated[Path, typer.Argument(help="The new one.")],
+    gates: Annotated[Path | None, typer.Option(help="A TOML file.  \\[the suite's own]")] = None,
+    markdown: Annotated[Path | None, typer.Option(help="Write a pull-request comment to this file.")] = None,
+    html: Annotated[
+        Path | None, typer.Option(help="Write a page with the prompts that moved most to this file.")
+    ] = None,
+    junit: Annotated[Path | None, typer.Option(help="Write JUnit XML to this file.")] = None,
+    json: Annotated[Path | None, typer.Option(help="Write everything as JSON to this file.")] = None,
+    accept: Annotated[bool, typer.Option("--accept", help="Make the new result the baseline; needs --reason.")] = False,
+    reason: Annotated[str | None, typer.Option(help="Why; kept in the baseline's result.json.")] = None,
+) -> None:
+    """Compare two results prompt by prompt; exit code 1 where a gate fails."""
+    from pdmd.files import write_text
+
+    from . import compare_html, compare_report
+    from .accept import accept as accept_new
+    from .compare import compare as compare_results
+
+    if accept != (reason is not None):
+        raise UserError("--accept and --reason TEXT go together")
+    if accept and html:
+        raise UserError("--accept replaces the baseline that --html would show; compare with --html first")
+    done = accept_new(baseline, new, reason, gates) if reason is not None else None
+    comparison = done.comparison if done else compare_results(baseline, new, gates)
+    if comparison:
+        compare_report.show(comparison)
+        write = ((markdown, compare_report.markdown), (junit, compare_report.junit), (json, compare_report.as_json))
+        for path, text in write:
+            if path:
+                write_text(path, text(comparison))
+        if html:
+            write_text(html, compare_html.page(comparison, html.parent))
+    if done:
+        print(f"baseline: {done.path} ({done.entry['comparison']})")
+    elif comparison and not comparison.passed:
+        raise typer.Exit(1)
