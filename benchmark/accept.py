@@ -14,7 +14,6 @@ from pdmd.files import sha256, write_whole
 from . import gates as gate_files
 from . import result
 from .compare import Comparison, compare
-from .gates import FAILED
 from .sides import locate, read_side
 
 BESIDE = ("items.csv", "prompts.csv")
@@ -57,8 +56,8 @@ def accept(baseline: Path, new: Path, reason: str, gates: Path | None = None) ->
         replaced = {"model": old.model, "sha256": sha256(target), **made}
         try:
             comparison = compare(target, side.path, gates)
-            failed = [o.metric for o in comparison.outcomes if o.status == FAILED]
-            verdict = f"gates failed: {', '.join(failed)}" if failed else "gates passed"
+            failed = ", ".join(comparison.failed)
+            verdict = f"gates failed: {failed}" if failed else "gates passed"
         except UserError as error:
             verdict = str(error)
     now = datetime.now(UTC).isoformat(timespec="seconds")

@@ -19,7 +19,6 @@ from pathlib import Path
 from pdmd.files import write_text
 
 from .compare import compare
-from .gates import FAILED
 from .provenance import git_commit
 
 #: What is broken: settings of the training, beside the defaults.
@@ -52,8 +51,7 @@ def failed_gates(baselines: Path, bench: Path) -> list[str]:
     failed = []
     for baseline in sorted(path.parent for path in baselines.glob("*/result.json")):
         (new,) = (bench / baseline.name).glob("*/result.json")
-        outcomes = compare(baseline, new, None).outcomes
-        failed += [f"{baseline.name} {outcome.metric}" for outcome in outcomes if outcome.status == FAILED]
+        failed += [f"{baseline.name} {metric}" for metric in compare(baseline, new).failed]
     return failed
 
 

@@ -81,8 +81,13 @@ class Comparison:
     notes: tuple[str, ...]
 
     @property
+    def failed(self) -> list[str]:
+        """The metrics whose gates failed."""
+        return [outcome.metric for outcome in self.outcomes if outcome.status == FAILED]
+
+    @property
     def passed(self) -> bool:
-        return not any(outcome.status == FAILED for outcome in self.outcomes)
+        return not self.failed
 
 
 def compare(baseline: Path, new: Path, gates_file: Path | None = None) -> Comparison:

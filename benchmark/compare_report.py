@@ -44,8 +44,7 @@ def p_text(p: float | None) -> str:
 
 def headline(comparison: Comparison) -> str:
     """The verdict in one line."""
-    failed = [o.metric for o in comparison.outcomes if o.status == FAILED]
-    what = f"FAILED: {', '.join(failed)}" if failed else "passed"
+    what = "passed" if comparison.passed else f"FAILED: {', '.join(comparison.failed)}"
     return f"{comparison.suite}: {comparison.new.model} against {comparison.old.model}: {what}"
 
 
@@ -183,7 +182,7 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
 def junit(comparison: Comparison) -> str:
     """JUnit XML: a test case a gate; a gate on what was not measured is skipped."""
     scales = {change.metric: change.scale for change in comparison.changes}
-    failures = sum(o.status == FAILED for o in comparison.outcomes)
+    failures = len(comparison.failed)
     skipped = sum(o.status == NOT_MEASURED for o in comparison.outcomes)
     counts = {"tests": str(len(comparison.outcomes)), "failures": str(failures), "errors": "0", "skipped": str(skipped)}
     name = f"pdmd compare {comparison.suite}"
