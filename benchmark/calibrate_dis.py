@@ -24,7 +24,7 @@ from pdmd.sprites import world
 from . import metrics
 from .features.dis import Dis
 from .media import codec_record, read_video, write_video
-from .provenance import git_commit
+from .provenance import commit_text
 
 TOLERANCE = 0.15
 CLIPS = 96  # of each of the three kinds
@@ -141,12 +141,10 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("reports/dis-calibration"))
     args = parser.parse_args()
     readings = read_all(args.clips, args.seed)
-    draw(args.out / "dis.png", readings)
-    commit = git_commit()
     text = f"""# DIS against the truth
 
 `python -m pdmd.benchmark.calibrate_dis --clips {args.clips} --seed {args.seed}`,
-commit {commit["commit"] if commit else "none yet"}.
+commit {commit_text()}.
 n = {len(readings)} clips of {world.FRAMES} frames, seeds {args.seed} to {args.seed + args.clips - 1} of each kind;
 codec {codec_record()}.
 
@@ -161,6 +159,7 @@ Estimator: {Dis().label(world.SIZE, world.SIZE)}, {Dis().provenance()}.
 ![dis.png](dis.png)
 """
     write_text(args.out / "README.md", text)
+    draw(args.out / "dis.png", readings)
     print(table(readings))
 
 

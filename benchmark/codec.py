@@ -25,7 +25,7 @@ from .features.dis import Dis
 from .generate import Sample
 from .media import CODEC, LOSSLESS, Codec, codec_record, read_video, write_video
 from .motion import Clip, score_clip
-from .provenance import git_commit
+from .provenance import commit_text
 from .score import Media
 from .suites import Prompt, get_suite, load_prompts
 
@@ -101,10 +101,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         measured = [measure(prompts, codec, Path(folder)) for codec in QUALITIES]
     rows = [row for codec, clips in zip(QUALITIES, measured, strict=True) for row in compare(codec, clips, measured[0])]
     rows.sort(key=lambda row: METRICS.index(row.metric))
-    commit = git_commit()
     text = f"""# What the codec costs
 
-`python -m pdmd.benchmark.codec --clips {args.clips}`, commit {commit["commit"] if commit else "none yet"}.
+`python -m pdmd.benchmark.codec --clips {args.clips}`, commit {commit_text()}.
 n = {len(prompts)} clips of {world.FRAMES} frames, {world.SIZE} x {world.SIZE}, {world.FPS} frames a second: renders of
 the motion suite's first prompts, each from the seed of its number. The benchmark writes
 `{codec_record(CODEC)}`,

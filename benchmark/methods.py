@@ -25,7 +25,7 @@ from pdmd.teachers import load_teacher
 from pdmd.teachers.mixture import Mixture
 from pdmd.train import prepare, train
 
-from .provenance import git_commit
+from .provenance import commit_text
 from .result import load
 from .run import run_suite
 from .suites import get_suite
@@ -120,7 +120,6 @@ def main() -> None:
             row |= motion_row(model, args.runs / "bench")
             row["probe distance / teacher's"] = f"{distance / reference:.2f}" if distance and reference else "1"
         rows[name] = row
-    commit = git_commit()
     note = (
         f"n = {MIXTURE_SAMPLES} samples." if args.teacher == "mixture" else "In brackets, 95 % intervals over prompts."
     )
@@ -129,7 +128,7 @@ def main() -> None:
 {table(rows)}
 
 {note} Training seed 0, the same number of generator steps for every method, CPU,
-commit {commit["commit"][:10] if commit else "none"}. Written by
+commit {commit_text()}. Written by
 `python -m pdmd.benchmark.methods --teacher {args.teacher}`, which runs:
 
 """ + "\n".join(f"    {command}" for command in commands)

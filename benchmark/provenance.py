@@ -49,6 +49,12 @@ def git_commit() -> dict[str, Any] | None:
     return {"commit": commit, "changed": bool(_git(here.parent, "status", "--porcelain", "--untracked-files=no"))}
 
 
+def commit_text() -> str:
+    """That commit for a report: its SHA, and whether there were changes; "none yet" for an installed package."""
+    git = git_commit()
+    return git["commit"] + " with changes" * git["changed"] if git else "none yet"
+
+
 def _git(folder: Path, *arguments: str) -> str | None:
     try:
         done = subprocess.run(["git", "-C", str(folder), *arguments], capture_output=True, text=True, timeout=20)

@@ -20,7 +20,7 @@ from pdmd.files import write_text
 
 from . import paired, stats
 from .gates import FAILED, NON_INFERIOR, Gates, decide, default_gates
-from .provenance import git_commit
+from .provenance import commit_text
 from .shapes import MOTION, SUITES, TRUTH, Shape, effect_for, fidelity, heavy_flow
 from .stats import Interval
 
@@ -197,12 +197,10 @@ def main() -> None:
     for make in (single_table, difference_table, gate_table):
         parts.append(make(args.runs, args.seed))
         print(parts[-1], flush=True)
-    git = git_commit()
-    commit = git["commit"] + " with changes" * git["changed"] if git else "none yet"
     error = 100 * np.sqrt(0.05 * 0.95 / args.runs)
     text = f"""# How often a comparison is right
 
-`python -m pdmd.benchmark.simulate --runs {args.runs} --seed {args.seed}`, commit {commit},
+`python -m pdmd.benchmark.simulate --runs {args.runs} --seed {args.seed}`, commit {commit_text()},
 {time.process_time() - start:.0f} s on one core.
 Simulated results shaped like real ones (`benchmark/shapes.py` says like which); {args.runs} in each row, so that a \
 share near 5 or 95 % has a standard error of {error:.1f} points. [docs/comparison.md](../../docs/comparison.md) says \

@@ -24,7 +24,7 @@ from pdmd.sprites import grammar, reader, world
 from . import metrics
 from .features.sprites import MOMENTS, SpritesEncoder
 from .frechet import Embeddings, measure
-from .provenance import git_commit
+from .provenance import commit_text
 from .result import Metric
 from .score import fidelity
 from .suites import Prompt, get_suite, load_prompts
@@ -268,13 +268,11 @@ def main() -> None:
     rows = against(encoder, "diversity", embeddings(encoder, "diversity", 1), 2, list(DAMAGES))
     rows += against(encoder, "motion", embeddings(encoder, "motion", 1), 2, list(DAMAGES)[::2])
     draw(args.out / "encoder.png", ranked, rows)
-    commit = git_commit()
-    state = " with changes" if commit and commit["changed"] else ""
     write_text(
         args.out / "README.md",
         f"""# The embedded world's encoder against the truth
 
-`python -m pdmd.benchmark.validate_encoder`, commit {commit["commit"] + state if commit else "none yet"};
+`python -m pdmd.benchmark.validate_encoder`, commit {commit_text()};
 {encoder.label(world.SIZE, world.SIZE)}, `pdmd/sprites/encoder.safetensors`.
 Every model here is renders of the world, on the prompts and sample counts of the suites: 21 prompts of 8 seeds for
 images, 220 prompts for clips.
