@@ -8,9 +8,8 @@ from pathlib import Path
 
 from . import compare_report, markup
 from .compare import Change, Comparison
-from .exhibits import wheel
 from .gates import FAILED
-from .page import Group, exhibit
+from .page import Group, gallery
 from .paired import BETTER, WORSE
 from .sides import read_side, values
 
@@ -36,13 +35,9 @@ def page(comparison: Comparison, folder: Path) -> str:
     }
     names = [change.metric for change in comparison.changes]
     of = {label: {name: values(side, name).means for name in names} for label, side in sides.items()}
-    groups = moved(comparison.changes)
-    place, blocks = exhibit(sides, of, folder, [key for group in groups for key in group.ids])
-    still = all(row["frames"] in ("0", "1") for side in sides.values() for row in side.items)
     margins = {o.metric: o.margin for o in comparison.outcomes}
     return markup.render(
         "comparison.html.j2",
-        linked=place.linked,
         title=compare_report.headline(comparison),
         comparison=comparison,
         metrics=list(zip(comparison.changes, compare_report.metric_rows(comparison), strict=True)),
@@ -53,9 +48,7 @@ def page(comparison: Comparison, folder: Path) -> str:
         notes=compare_report.notes(comparison),
         forests={c.metric: forest(c, margins.get(c.metric)) for c in comparison.changes},
         colours={FAILED: "bad", WORSE: "bad", BETTER: "good"},
-        still=still,
-        wheel="" if still else wheel(),
-        groups=[(group.title, [blocks[key] for key in group.ids]) for group in groups],
+        **gallery(sides, of, folder, moved(comparison.changes)),
     )
 
 

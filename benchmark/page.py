@@ -12,8 +12,8 @@ from . import charts, markup, paper
 from .charts import answer, figure, tick
 from .diversity import SORTED_BY
 from .exhibits import Shelf, Shown, home_of, shelf, wheel
-from .report import note
-from .result import Result, kind
+from .report import facts, note
+from .result import kind
 from .sides import Side, values
 
 PICKED = 4  # clips of each kind: most and least motion, lowest fidelity, typical
@@ -59,14 +59,11 @@ def results_page(sides: Mapping[str, Side], folder: Path) -> str:
     names = sorted(dict.fromkeys(every), key=lambda name: name != "fidelity")
     of = {label: {name: values(side, name).means for name in names} for label, side in sides.items()}
     texts = {key: text for side in sides.values() for key, text in side.first("prompt").items()}
-    still = all(row["frames"] in ("0", "1") for side in sides.values() for row in side.items)
-    groups = by_diversity(of, texts) if still else by_motion(of, texts)
-    place, blocks = exhibit(sides, of, folder, [key for group in groups for key in group.ids])
+    groups = by_diversity(of, texts) if still(sides) else by_motion(of, texts)
     theirs = [name for row in paper.TABLES.get(first.suite, ()) for name in row.values]
     columns = list(dict.fromkeys(["fidelity", *theirs, *names]))
     return markup.render(
         "results.html.j2",
-        linked=place.linked,
         title=f"{first.suite}: {', '.join(results)}",
         suite=first.suite,
         results=results,
@@ -79,17 +76,32 @@ def results_page(sides: Mapping[str, Side], folder: Path) -> str:
         note=note(first.suite),
         bars=charts.bars(results, names),
         spreads=charts.spreads(results, of, names),
-        still=still,
-        wheel="" if still else wheel(),
-        groups=[(group.title, [blocks[key] for key in group.ids]) for group in groups],
-        shown=len(blocks),
         values=of,
         texts=texts,
         figure=figure,
         answer=answer,
         tick_text=tick,
         facts=facts,
+        **gallery(sides, of, folder, groups),
     )
+
+
+def still(sides: Mapping[str, Side]) -> bool:
+    """Whether all samples are images."""
+    return all(row["frames"] in ("0", "1") for side in sides.values() for row in side.items)
+
+
+def gallery(sides: Mapping[str, Side], of: Values, folder: Path, groups: Sequence[Group]) -> dict[str, object]:
+    """What the template of a page in `folder` takes to show these groups of prompts."""
+    place, blocks = exhibit(sides, of, folder, [key for group in groups for key in group.ids])
+    images = still(sides)
+    return {
+        "linked": place.linked,
+        "still": images,
+        "wheel": "" if images else wheel(),
+        "groups": [(group.title, [blocks[key] for key in group.ids]) for group in groups],
+        "shown": len(blocks),
+    }
 
 
 def by_diversity(of: Values, texts: Mapping[str, str]) -> list[Group]:
@@ -163,27 +175,3 @@ def exhibit(sides: Mapping[str, Side], of: Values, folder: Path, keys: Sequence[
         return Exhibit(label, numbers, [place.show(homes[label], row) for row in rows[:SEEDS]], len(rows[SEEDS:]))
 
     return place, {key: Block(key, texts.get(key, ""), [one(label, key) for label in sides]) for key in wanted}
-
-
-def facts(found: Result) -> dict[str, object]:
-    """Where a result comes from."""
-    made, generation = found.provenance, found.generation
-    git = made.get("git") or {}
-    changed = " with changes" if git.get("changed") else ""
-    first_frames = generation.get("first_frames", {}).get("sha256")
-    return {
-        "model": plain(generation.get("model", {})),
-        "prompts": plain(generation.get("prompts", {})) + (f", first frames {first_frames}" if first_frames else ""),
-        "seeds": plain(generation.get("suite", {})),
-        "media": plain(generation.get("media", {})),
-        "made": f"{made.get('created')} by {made.get('command')}",
-        "code": f"commit {git.get('commit')}{changed}; {plain(made.get('packages', {}))}; {made.get('platform')}",
-        "estimators": "; ".join(f"{m.name}: {m.estimator}" for m in found.metrics),
-    }
-
-
-def plain(value: object) -> str:
-    """Nested data as words."""
-    if isinstance(value, Mapping):
-        return ", ".join(f"{k} {plain(v)}" for k, v in value.items())
-    return ", ".join(map(plain, value)) if isinstance(value, (list, tuple)) else str(value)

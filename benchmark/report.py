@@ -47,10 +47,6 @@ def table(results: Sequence[Result], labels: Sequence[str] = ()) -> str:
 
 def markdown(result: Result, pictures: Mapping[str, str]) -> str:
     """The report of one result. `pictures` are the captions of files beside it, by name."""
-    generation, origin = result.generation, result.provenance
-    prompts, media = generation.get("prompts", {}), generation.get("media", {})
-    if first_frames := generation.get("first_frames", {}).get("sha256"):
-        prompts = prompts | {"first frames' sha256": first_frames}
     flags = [escape(q) for m in result.metrics for q in m.details.get("quirks", [])]
     lines = [f"# {escape(result.suite)}: {escape(result.model)}", "", table([result]), ""]
     lines += [f"In brackets, 95 % intervals over prompts. {note(result.suite)}", ""]
@@ -77,17 +73,24 @@ def markdown(result: Result, pictures: Mapping[str, str]) -> str:
         lines += ["", "## What went wrong", ""]
         lines += [f"- {escape(i)}: {escape('; '.join(sorted(set(p.values()))))}" for i, p in result.problems.items()]
     lines += ["", "## Where it comes from", ""]
-    suite, model = generation.get("suite", {}), generation.get("model", {})
-    facts = {
-        "model": _plain(model),
+    lines += [f"- {key}: {escape(value)}" for key, value in facts(result).items()]
+    return "\n".join(lines) + "\n"
+
+
+def facts(result: Result) -> dict[str, str]:
+    """Where a result comes from, in words."""
+    generation, origin = result.generation, result.provenance
+    suite, prompts = generation.get("suite", {}), generation.get("prompts", {})
+    if first_frames := generation.get("first_frames", {}).get("sha256"):
+        prompts = prompts | {"first frames' sha256": first_frames}
+    return {
+        "model": _plain(generation.get("model", {})),
         "prompts": _plain(prompts),
         "seeds": f"{_plain(suite.get('seeds'))}; each prompt its own noise: {suite.get('own_noise')}",
-        "media": _plain(media),
+        "media": _plain(generation.get("media", {})),
         "made": f"{origin.get('created')} by {origin.get('command')}",
         "code": f"git {_plain(origin.get('git'))}; {_plain(origin.get('packages'))}; {origin.get('platform')}",
     }
-    lines += [f"- {key}: {escape(value)}" for key, value in facts.items()]
-    return "\n".join(lines) + "\n"
 
 
 def note(suite: str) -> str:
