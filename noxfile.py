@@ -40,6 +40,15 @@ def install(session: nox.Session) -> None:
     session.install("-c", "constraints.txt", "-e", ".[dev]")
 
 
+def train(session: nox.Session, run: Path, bench: str) -> None:
+    """The default phased student, or what is left of its training; its benchmark lies in `bench`."""
+    what = ["--method", "phased"]
+    if (run / "config.json").exists():
+        session.log(f"going on with {run}; to start anew, delete {run} and {bench}")
+        what = ["--resume"]
+    session.run("pdmd", "train", *what, "--out", str(run), env=ENV)
+
+
 @nox.session
 def tests(session: nox.Session) -> None:
     """The tests, without those marked slow."""
@@ -82,11 +91,7 @@ def lint(session: nox.Session) -> None:
 def demo(session: nox.Session) -> None:
     """Distil the embedded teacher with Phased DMD, then measure student and teacher on the motion suite."""
     install(session)
-    if Path("runs/demo/config.json").exists():
-        session.log("going on with runs/demo; to start anew, delete runs/demo and bench/demo")
-        session.run("pdmd", "train", "--resume", "--out", "runs/demo", env=ENV)
-    else:
-        session.run("pdmd", "train", "--method", "phased", "--out", "runs/demo", env=ENV)
+    train(session, Path("runs/demo"), "bench/demo")
     bench = ["pdmd", "bench", "--suite", "motion", "--model", "runs/demo", "--model", "sprites", "--out", "bench/demo"]
     session.run(*bench, env=ENV)
 
@@ -99,8 +104,7 @@ def regression(session: nox.Session) -> None:
     """
     install(session)
     run, out = Path("runs/regression"), Path("bench/regression")
-    resume = ["--resume"] if (run / "config.json").exists() else ["--method", "phased"]
-    session.run("pdmd", "train", *resume, "--out", str(run), env=ENV)
+    train(session, run, str(out))
     session.run("pdmd", "bench", "--suite", "all", "--model", str(run), "--out", str(out), "--quiet", env=ENV)
     failed = []
     for baseline in sorted(path.parent for path in Path("reports/baselines").glob("*/result.json")):
