@@ -50,6 +50,9 @@ def bench(
         str, typer.Option(help="pdmd, or vbench: VBench's own class, slower, installed apart.")
     ] = "pdmd",
     batch_size: Annotated[int, typer.Option(help="Samples made at once; changes results by roundings only.")] = 8,
+    clips: Annotated[
+        bool, typer.Option("--clips", help="For diversity: clips, not images; pairs are of their middle frames.")
+    ] = False,
     lossless: Annotated[bool, typer.Option("--lossless", help="Write videos as FFV1, not H.264.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress bars.")] = False,
 ) -> None:
@@ -72,6 +75,8 @@ def bench(
         raise UserError("--prompts is a file for one suite; name it in place of --suite all")
     elif media:
         raise UserError("--media shows one suite; name it in place of --suite all")
+    if clips and suite != "diversity":
+        raise UserError("--clips is for --suite diversity; the other suites are of clips")
     if domain and not media:
         raise UserError("--domain says whose prompts --media shows; there is no --media")
     if batch_size < 1:
@@ -106,6 +111,7 @@ def bench(
             domain=domain,
             lossless=lossless,
             first_frames=first_frames,
+            clips=clips,
             shard=shard,
         )
         for path in results:

@@ -1,5 +1,6 @@
 """The diversity suite's numbers: how far the images of one prompt's seeds differ, fidelity beside them.
 
+Of clips, the middle frames are the images; what the reader sees, and what is set against the base model's, is the clip.
 The unit is the prompt, and all of its samples are needed: with one missing, the prompt is missing, and named.
 Memory holds the images of one prompt.
 """
@@ -29,6 +30,8 @@ from .score import Item, Media, PromptScore, Scored, Track, fidelity
 
 #: How many values each factor of an image has.
 VALUES = {name: len(FACTORS[name]) for name in IMAGE_FACTORS}
+#: Of a clip also its motion. Its speed hangs on that: what stands still has none.
+CLIP_VALUES = VALUES | {"motion": len(FACTORS["motion"])}
 #: Of these, the first that a result has sorts the prompts of its picture.
 SORTED_BY = ("dinov3_similarity", "lpips", "factor_diversity")
 
@@ -149,12 +152,12 @@ def make(given: Mapping[str, Path], device: str = "cpu") -> Diversity:
 
 
 def read_image(media: Media, sample: Sample, encoder: SpritesEncoder | None = None) -> tuple[Image, np.ndarray | None]:
-    """One sample and its pixels, uint8 (H, W, 3), or None and the problem that stands in their way."""
+    """One sample and the pixels of its middle frame, uint8 (H, W, 3), or None and what stands in their way."""
     item = Image(sample.id, sample.seed, sample.prompt, sample.file)
     try:
         frames = media.read(sample).frames
         item.frames, item.height, item.width = frames.shape[:3]
-        if item.frames != 1:
+        if item.frames != 1 and not media.clips:
             raise UserError(f"{sample.file} has {item.frames} frames; diversity is between single images")
     except UserError as error:
         item.problems["image"] = str(error)
@@ -162,12 +165,12 @@ def read_image(media: Media, sample: Sample, encoder: SpritesEncoder | None = No
     if media.domain == "sprites":
         try:
             seen = reader.read(frames)
-            item.factors = {name: seen.factors[name] for name in IMAGE_FACTORS}
+            item.factors = {name: seen.factors[name] for name in (CLIP_VALUES if media.clips else VALUES)}
             item.values["fidelity"] = fidelity(sample.prompt, seen)
         except ValueError as error:
             item.problems["fidelity"] = str(error)
         frechet.embed(item, frames, encoder)
-    return item, frames[0]
+    return item, frames[len(frames) // 2]
 
 
 def incomplete(items: Sequence[Item], seeds: int) -> str | None:
@@ -198,7 +201,8 @@ def open_entropies(prompt: str, items: Sequence[Image]) -> dict[str, float]:
     for item in items:
         if not item.factors:
             raise ValueError(f"sample {item.id}-{item.seed}: {item.problems['fidelity']}")
-    return metrics.factor_entropies([item.factors for item in items], grammar.parse(prompt), VALUES)
+    values = {name: CLIP_VALUES[name] for name in items[0].factors}
+    return metrics.factor_entropies([item.factors for item in items], grammar.parse(prompt), values)
 
 
 def _factor_diversity(prompt: PromptImages) -> float:
@@ -220,10 +224,10 @@ def _entropy_details(prompts: Sequence[PromptImages], seeds: int) -> dict[str, A
     scored = [p for p in prompts if p.entropies]
     if not scored:
         return {}
-    even = {name: metrics.expected_entropy(seeds, n) for name, n in VALUES.items()}
+    even = {name: metrics.expected_entropy(seeds, n) for name, n in CLIP_VALUES.items()}
     by_factor = {
         name: metrics.mean(p.entropies[name] for p in scored if name in p.entropies)
-        for name in VALUES
+        for name in CLIP_VALUES
         if any(name in p.entropies for p in scored)
     }
     readings = [item.factors[name] for p in scored for item in p.items for name in p.entropies]

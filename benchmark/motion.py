@@ -33,16 +33,19 @@ IMPLEMENTATIONS = ("pdmd", "vbench")  # of dynamic degree
 @dataclass
 class Clip(Item):
     """A scored clip. `interval`: VBench keeps every so many-th frame; `scores` are its scores of the kept
-    pairs, pixels; `quirk` is what must be said of its verdict."""
+    pairs, pixels; `quirk` is what must be said of its verdict; `flow_read` is the mean flow by the embedded world's
+    own reader, None where that sees no objects."""
 
     interval: int = 0
     estimator: str = ""
     scores: tuple[float, ...] = ()
     quirk: str | None = None
+    flow_read: float | None = None
 
     @property
     def extra(self) -> Mapping[str, object]:
-        return {"interval": self.interval, "pair_scores": " ".join(f"{s:.6g}" for s in self.scores)}
+        own = {"interval": self.interval, "pair_scores": " ".join(f"{s:.6g}" for s in self.scores)}
+        return own if self.flow_read is None else own | {"flow_read": f"{self.flow_read:.6g}"}
 
 
 class Motion:
@@ -148,7 +151,9 @@ def score_clip(
     clip.fps, clip.estimator = str(video.fps or ""), estimator.label(clip.height, clip.width)
     if media.domain == "sprites":
         try:
-            clip.values["fidelity"] = fidelity(sample.prompt, reader.read(video.frames), media.shown.get(sample.id, ""))
+            seen = reader.read(video.frames)
+            clip.flow_read = reader.mean_flow(seen)
+            clip.values["fidelity"] = fidelity(sample.prompt, seen, media.shown.get(sample.id, ""))
         except ValueError as error:
             clip.problems["fidelity"] = str(error)
         frechet.embed(clip, video.frames, encoder)

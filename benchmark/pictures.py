@@ -98,7 +98,8 @@ def draw_seeds(path: Path, folder: Path, prompts: Sequence[PromptScore], by: str
 def _cell(folder: Path, item: Item) -> np.ndarray:
     """A sample's image, CELL high and with a white gap to the right and below; grey where there is none."""
     try:
-        image = read_video(inside(folder, item.file)).frames[0]
+        frames = read_video(inside(folder, item.file)).frames
+        image = frames[len(frames) // 2]
     except UserError:
         image = np.full((CELL, CELL, 3), 224, np.uint8)
     scale = CELL / len(image)

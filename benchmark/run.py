@@ -53,6 +53,7 @@ def run_suite(
     domain: str | None = None,
     lossless: bool = False,
     first_frames: Path | None = None,
+    clips: bool = False,
     shard: Shard = ALONE,
 ) -> list[Path]:
     """Run a suite for every model and every folder of media, and return the paths of their result.json, in this order.
@@ -65,13 +66,15 @@ def run_suite(
     `dynamic_degree` is one of motion.IMPLEMENTATIONS, `device` is where the networks of the metrics run. `media` are
     folders of files made by anything else (given.py), of prompts of `domain`; they are only read. `lossless` writes
     videos as FFV1. First frames, where the suite has them, are those of the folder `first_frames`, or else rendered
-    into out/first-frames. Of several processes (shards.py) each generates its share, and the first alone measures; the
-    others return nothing. Raises UserError for bad input, before anything is made, and where another process is at
-    work in one of these folders.
+    into out/first-frames. With `clips` the samples of the diversity suite are clips. Of several processes (shards.py)
+    each generates its share, and the first alone measures; the others return nothing. Raises UserError for bad input,
+    before anything is made, and where another process is at work in one of these folders.
     """
     check_names(weights or {})
     for model in models:
         check(suite, model, first_frames)
+    if clips:
+        suite = replace(suite, frames=None)
     make = SCORERS[suite.name]
     if make is motion.make:
         make = partial(motion.make, dynamic_degree=dynamic_degree)
@@ -108,7 +111,7 @@ def run_suite(
         for model in sorted(models, key=lambda model: model is not base):
             score_folder(suite.name, out / model.name, scorer, bars, against)
         for folder, found, name in zip(media, given, names[len(models) :], strict=True):
-            score_given(suite.name, folder, found, out / name, scorer, bars, against)
+            score_given(suite.name, folder, found, out / name, scorer, bars, against, clips)
     paths = [out / name / "result.json" for name in names]
     if len(names) > 1:
         try:
@@ -163,6 +166,7 @@ def score_folder(
         shown=shown(generation),
         option=f"--model {generation['model'].get('path', folder.name)}",
         base=base,
+        clips=suite == "diversity" and generation.get("media", {}).get("frames", 1) is None,
     )
     return score_media(media, generation, scorer, bars)
 
@@ -175,6 +179,7 @@ def score_given(
     scorer: Scorer,
     bars: Progress | None = None,
     base: Path | None = None,
+    clips: bool = False,
 ) -> Result:
     """Score a folder of media made by anything else; the result goes to `out`."""
     media = Media(
@@ -190,6 +195,7 @@ def score_given(
         base=base,
         refused=given.refused,
         shown=shown(given.record),
+        clips=clips,
     )
     return score_media(media, given.record, scorer, bars, given.left_out)
 

@@ -69,7 +69,8 @@ class Media:
     given it; `base` the result's folder of the base model in the same run: of the base itself, its own.
 
     `out` is where the result goes, the media's own folder or another. `refused` says of a sample, by id and seed,
-    why its file is not to be read; `shown`, by prompt id, what its first frame shows.
+    why its file is not to be read; `shown`, by prompt id, what its first frame shows. `clips`: where the suite is of
+    images, these samples are clips all the same.
     """
 
     folder: Path
@@ -84,11 +85,12 @@ class Media:
     base: Path | None = None
     refused: Mapping[tuple[str, int], str] = field(default_factory=dict)
     shown: Mapping[str, str] = field(default_factory=dict)
+    clips: bool = False
 
     @property
     def command(self) -> str:
         """The command line that measures these media again."""
-        return f"pdmd bench --suite {self.suite} {self.option}".strip()
+        return f"pdmd bench --suite {self.suite} {'--clips ' * self.clips}{self.option}".strip()
 
     def file_of(self, sample: Sample) -> Path:
         """A sample's file. Raises UserError where it is refused, lies outside the folder, or was changed."""

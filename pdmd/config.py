@@ -30,6 +30,7 @@ class Config:
     # The plan.
     steps: int = 4  # of the student's trajectory; dmd has one
     phases: int | None = None  # phased alone
+    boundary: int | None = None  # phased alone: the steps of the first phase
     shift: float = 5.0  # of the grid
     sgts: bool | None = None  # phased alone: random stops inside a phase
     interval: Interval | None = None  # phased and tdm
@@ -46,6 +47,7 @@ class Config:
     fake_alpha: float = 8.0
     # The run.
     generator_steps: int = 400  # over all phases
+    early_steps: int = 0  # of these, those of each phase before the last; 0: as many as of the last
     batch: int = 16
     accumulate: int = 1  # parts that a batch is computed in, one after another; changes nothing else
     # How networks are run: pdmd.teachers.Compute.
@@ -77,7 +79,8 @@ class Config:
             raise UserError(f"no method {self.method!r}: {suggest(self.method, METHODS)}")
         make = METHODS[self.method]
         takes = make.__kwdefaults__ or {}
-        options: dict[str, Any] = {"phases": self.phases, "interval": self.interval, "random_stop": self.sgts}
+        options: dict[str, Any] = {"phases": self.phases, "boundary": self.boundary}
+        options |= {"interval": self.interval, "random_stop": self.sgts}
         for name, value in options.items():
             if value is not None and name not in takes:
                 raise UserError(f"method {self.method} takes no {'sgts' if name == 'random_stop' else name}")
@@ -86,6 +89,8 @@ class Config:
             plan = make(**{k: v for k, v in options.items() if v is not None and k in takes})
         except ValueError as error:
             raise UserError(f"method {self.method}: {error}") from None
+        if self.early_steps * (len(plan.stages) - 1) >= self.generator_steps:
+            raise UserError(f"early_steps {self.early_steps} leave none of {self.generator_steps} for the last phase")
         return with_options(plan, target=self.target, weight=self.weight, fits=self.fits, ema=self.ema)
 
     @property
@@ -109,11 +114,11 @@ class Config:
 
 
 POSITIVE = frozenset(
-    "steps phases shift generator_steps batch lr fake_lr prompt_count keep checkpoint_every "
+    "steps phases boundary shift generator_steps batch lr fake_lr prompt_count keep checkpoint_every "
     "accumulate student_rank student_alpha fake_rank fake_alpha".split()
 )
 NOT_NEGATIVE = frozenset(
-    "seed fits ema beta1 beta2 guidance guidance_2 image_every pool pool_refresh probe_every".split()
+    "seed early_steps fits ema beta1 beta2 guidance guidance_2 image_every pool pool_refresh probe_every".split()
 )
 BELOW_ONE = ("ema", "beta1", "beta2")
 #: The most of a number: more is a slip, and would fill the memory before it is noticed. Others: 10^9.

@@ -95,15 +95,21 @@ def split(
     shared: bool = False,
     full_graph: bool = False,
     random_stop: bool = False,
+    boundary: int | None = None,
 ) -> tuple[Phase, ...]:
-    """A grid of N steps in K phases of as even a length as can be, the longer ones first.
+    """A grid of N steps in K phases of as even a length as can be, the longer ones first; with `boundary` the first
+    phase has so many steps, and the others share what is left.
 
-    Raises ValueError unless 1 <= K <= N.
+    Raises ValueError unless 1 <= K <= N, and for a boundary that leaves a phase without a step.
     """
     if not 1 <= phases <= steps:
         raise ValueError(f"phases must lie between 1 and the number of steps ({steps}), got {phases}")
     grid = time_grid(steps, shift)
     borders = [-(-k * steps // phases) for k in range(phases + 1)]
+    if boundary is not None:
+        if phases == 1 or not 1 <= boundary <= steps - phases + 1:
+            raise ValueError(f"no boundary after step {boundary} of {steps} leaves each of {phases} phases a step")
+        borders = [0, *(boundary - (boundary - steps) * k // (phases - 1) for k in range(phases))]
     made = []
     for k, (first, last) in enumerate(pairwise(borders)):
         times = grid[first : last + 1]
@@ -129,10 +135,16 @@ def sgts(*, steps: int = 4, shift: float = 5.0) -> Plan:
 
 
 def phased(
-    *, steps: int = 4, phases: int = 2, shift: float = 5.0, interval: Interval = "nested", random_stop: bool = True
+    *,
+    steps: int = 4,
+    phases: int = 2,
+    shift: float = 5.0,
+    interval: Interval = "nested",
+    random_stop: bool = True,
+    boundary: int | None = None,
 ) -> Plan:
     """N steps in K phases, an expert each; inside a phase of several steps SGTS, unless switched off."""
-    return Plan(split(steps, phases, shift, interval=interval, random_stop=random_stop))
+    return Plan(split(steps, phases, shift, interval=interval, random_stop=random_stop, boundary=boundary))
 
 
 def tdm(*, steps: int = 4, shift: float = 5.0, interval: Interval = "disjoint") -> Plan:

@@ -1,4 +1,4 @@
-"""Everything a run needs to go on: written whole with a checksum, read back exactly."""
+"""Everything a run needs to go on: written whole, by one process with a checksum, and read back exactly."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import hashlib
 import io
 import json
 import re
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from pdmd import parallel
 from pdmd.config import Config
 from pdmd.errors import UserError
 from pdmd.files import write_bytes
@@ -24,6 +26,8 @@ from pdmd.teachers import Lora, Teacher
 #: Raised whenever a checkpoint's content changes its meaning.
 VERSION = 1
 ADVICE = "make room and use --resume"
+#: The last file that torch.distributed.checkpoint writes into a folder.
+WHOLE = ".metadata"
 
 
 @dataclass
@@ -53,6 +57,10 @@ class State:
         """Take on a checkpoint's content. Raises UserError where its shapes are not this run's."""
         try:
             self.step = content["step"]
+            if "folder" in content:
+                return parallel.load(self, content["folder"])
+            if parallel.size() > 1:
+                return parallel.load_whole(self, content)
             for net, saved in zip(self.experts, content["experts"], strict=True):
                 net.load_state_dict(saved)
             self.expert.optimizer.load_state_dict(content["expert"])
@@ -67,9 +75,9 @@ class State:
 
 def stage_of(config: Config, plan: Plan, step: int) -> tuple[int, int]:
     """The stage that a generator step belongs to, and the step at which the next one begins. Stages
-    share the steps evenly, the last one takes what is left over."""
+    share the steps evenly, or have `early_steps` each; the last one takes what is left over."""
     count = len(plan.stages)
-    each = max(1, config.generator_steps // count)
+    each = config.early_steps or max(1, config.generator_steps // count)
     stage = min(step // each, count - 1)
     return stage, config.generator_steps if stage == count - 1 else (stage + 1) * each
 
@@ -80,10 +88,14 @@ def begin(teacher: Teacher, config: Config, plan: Plan) -> State:
     Where the teacher has experts of its own, one that starts from pure noise begins as the teacher's for
     t = 1, and one of a later phase as the teacher's that owns the larger share of the phase.
     """
-    level = {p.expert: 1.0 if p.start == 1 else (p.start + p.end) / 2 for p in reversed(plan.phases)}
-    count = max(plan.experts) + 1
-    experts = [teacher.network(level[k], lora_of(config, "student", k)) for k in range(count)]
+    experts = [parallel.shard(net, teacher.device) for net in first_experts(teacher, config, plan)]
     return begin_stage(teacher, config, plan, experts, 0, 0)
+
+
+def first_experts(teacher: Teacher, config: Config, plan: Plan) -> list[nn.Module]:
+    """The networks of the plan, as they are before the first step."""
+    level = {p.expert: 1.0 if p.start == 1 else (p.start + p.end) / 2 for p in reversed(plan.phases)}
+    return [teacher.network(level[k], lora_of(config, "student", k)) for k in range(max(plan.experts) + 1)]
 
 
 def begin_stage(teacher: Teacher, config: Config, plan: Plan, experts: list[nn.Module], stage: int, step: int) -> State:
@@ -97,7 +109,7 @@ def begin_stage(teacher: Teacher, config: Config, plan: Plan, experts: list[nn.M
     for i, net in enumerate(experts):
         net.requires_grad_(i == index).zero_grad(set_to_none=True)
     level = (min(p.low for p in phases) + max(p.high for p in phases)) / 2
-    fake = teacher.network(level, lora_of(config, "fake", stage))
+    fake = parallel.shard(teacher.network(level, lora_of(config, "fake", stage)), teacher.device)
     teacher.settle([experts[index], fake], [net for i, net in enumerate(experts) if i != index], level)
     average = {k: p.detach().clone() for k, p in experts[index].named_parameters()} if plan.ema else None
     return State(
@@ -135,9 +147,14 @@ def generator(*key: int) -> torch.Generator:
 
 
 def save(state: State, folder: Path, keep: int) -> Path:
-    """Write step-N.pt and its checksum; keep the newest `keep`. Raises UserError where there is no room."""
+    """Write step-N.pt and its checksum, or with many processes the folder step-N; keep the newest `keep`. Raises
+    UserError where there is no room."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"step-{state.step:06d}.pt"
+    if parallel.size() > 1:
+        parallel.save(state, path.with_suffix(""), ADVICE)
+        prune(folder, keep)
+        return path.with_suffix("")
     buffer = io.BytesIO()
     torch.save({"version": VERSION, **state.tensors()}, buffer)
     write_bytes(path, buffer.getvalue(), ADVICE)
@@ -149,8 +166,15 @@ def save(state: State, folder: Path, keep: int) -> Path:
 def prune(folder: Path, keep: int) -> None:
     """Remove all checkpoints but the newest `keep`, those too that a killed process wrote or removed by half."""
     kept = checkpoints(folder)[-keep:]
-    for old in folder.glob("step-*.pt"):
-        if old not in kept:
+    if parallel.rank() > 0:
+        return
+    for old in [*folder.glob("step-*.pt"), *folder.glob("step-*[0-9]")]:
+        if old in kept:
+            continue
+        if old.is_dir():
+            (old / WHOLE).unlink(missing_ok=True)
+            shutil.rmtree(old, ignore_errors=True)
+        else:
             old.with_suffix(".json").unlink(missing_ok=True)
             old.unlink(missing_ok=True)
 
@@ -172,17 +196,20 @@ def _read(path: Path) -> bytes | None:
 
 def checkpoints(folder: Path) -> list[Path]:
     """Checkpoints that were written whole, oldest first."""
-    named = [p for p in folder.glob("step-*.pt") if re.fullmatch(r"step-\d{6,}", p.stem)]
-    return sorted((p for p in named if p.with_suffix(".json").exists()), key=lambda p: int(p.stem[5:]))
+    named = [p for p in folder.glob("step-*") if re.fullmatch(r"step-\d{6,}(\.pt)?", p.name)]
+    found = [p for p in named if (p.with_suffix(".json") if p.suffix else p / WHOLE).exists()]
+    return sorted(found, key=lambda p: int(p.stem[5:]))
 
 
 def load(folder: Path) -> dict[str, Any]:
-    """The newest checkpoint's content. Raises UserError where there is none, where it is damaged (naming
-    the newest that is not), or where it is of another version."""
+    """The newest checkpoint's content; of a folder its step and where it lies. Raises UserError where there is none,
+    where it is damaged (naming the newest that is not), or where it is of another version."""
     found = checkpoints(folder)
     if not found:
         raise UserError(f"nothing to resume: {folder} has no checkpoint")
     path = found[-1]
+    if path.is_dir():
+        return {"step": int(path.name[5:]), "folder": path}
     try:
         version = json.loads(path.with_suffix(".json").read_bytes())["version"]
     except (OSError, ValueError, KeyError, TypeError):

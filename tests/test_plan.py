@@ -88,6 +88,18 @@ def test_longer_phases_come_first():
     assert [phase.steps for phase in phased(steps=4, phases=3).phases] == [2, 1, 1]
 
 
+def test_the_first_phase_ends_at_its_boundary_and_the_others_share_the_rest():
+    for boundary in (1, 2, 3):
+        first, last = phased(boundary=boundary, shift=3.0).phases
+        assert (first.steps, last.steps) == (boundary, 4 - boundary)
+        assert first.end == last.start == phased(shift=3.0).grid[boundary]
+        assert (first.random_stop, last.random_stop) == (boundary > 1, boundary < 3)
+    assert [phase.steps for phase in phased(steps=8, phases=3, boundary=1).phases] == [1, 4, 3]
+    for phases, boundary in ((2, 0), (2, 4), (3, 3), (1, 2)):
+        with pytest.raises(ValueError, match="boundary"):
+            phased(phases=phases, boundary=boundary)
+
+
 def test_interval_and_sgts_are_switches():
     for phase in phased(interval="disjoint").phases:
         assert (phase.low, phase.high) == (phase.end, phase.start)

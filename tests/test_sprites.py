@@ -60,6 +60,14 @@ def test_speeds_and_sizes_do_not_touch():
         assert below < above
 
 
+def test_the_reader_s_mean_flow_is_the_true_one():
+    for seed in range(8):
+        s = scene(seed)
+        true = np.linalg.norm(world.true_flow(s), axis=-1).mean()
+        assert reader.mean_flow(reader.read(world.render(s))) == pytest.approx(true, rel=0.05, abs=1e-3)
+    assert reader.mean_flow(reader.read(np.full((17, 64, 64, 3), 128, np.uint8))) is None
+
+
 @pytest.mark.parametrize("stated", [{"colour": "pink"}, {"hue": "red"}, {"motion": "still", "speed": "slowly"}])
 def test_impossible_scenes_are_refused(stated):
     with pytest.raises(ValueError, match=r"the world has no|no speed"):

@@ -14,6 +14,7 @@ import torch
 from pdmd import state as states
 from pdmd.cli import main
 from pdmd.config import make_config
+from pdmd.errors import UserError
 from pdmd.run import Run
 from pdmd.sample import load_model
 from pdmd.train import Interrupted, prepare, train
@@ -68,6 +69,13 @@ def test_resume_from_any_kept_checkpoint(whole, tmp_path):
     run.student.rmdir()
     train(Run.reopen(run.folder), prepare(run.config), True, lambda *_: None, lambda text: None)
     assert weights(run) == weights(whole)
+
+
+def test_a_longer_second_phase_leaves_the_first_expert_as_it_is(whole, tmp_path):
+    longer = weights(run_once(tmp_path / "run", "ema=0.9", "early_steps=6", "generator_steps=20"))
+    assert [longer[name] == weights(whole)[name] for name in sorted(longer) if name.startswith("expert")] == [True, False]
+    with pytest.raises(UserError, match="early_steps 6 leave none of 6"):
+        make_config("phased", "mixture", None, ("early_steps=6", "generator_steps=6"))
 
 
 def test_another_seed_is_another_run(whole, tmp_path):

@@ -54,6 +54,16 @@ def fidelity(stated: Mapping[str, str], reading: Reading) -> float:
     return float(np.mean([reading.factors.get(k) == v for k, v in stated.items()])) if stated else float("nan")
 
 
+def mean_flow(reading: Reading) -> float | None:
+    """Mean length of the flow of what was read, over all pixels, pixels a frame: the objects' speed times the share of
+    the frame that they cover. None where they are not legible."""
+    count = reading.factors["count"]
+    if count is None or not np.isfinite(reading.speed):
+        return None
+    covered = (1 + world.FACTORS["count"].index(count)) * np.pi * reading.radius**2
+    return float(reading.speed * covered / world.SIZE**2)
+
+
 def read(video: np.ndarray) -> Reading:
     """Read a video, uint8 (frames, 64, 64, 3); one frame is an image. Raises ValueError for another shape."""
     if video.ndim != 4 or video.shape[1:] != (world.SIZE, world.SIZE, 3) or video.dtype != np.uint8:

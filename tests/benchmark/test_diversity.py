@@ -113,6 +113,21 @@ def test_every_file_is_there_and_the_numbers_agree(ran) -> None:
     assert len({sample.name for sample in (ran / "media").iterdir()}) == 32
 
 
+def test_clips_are_read_whole_and_compared_by_their_middle_frames(tmp_path, make_renderer) -> None:
+    (path,) = run_suite(SUITE, [make_renderer("one")], tmp_path, clips=True, limit=2, quiet=True)
+    made, items = result.load(path), pd.read_csv(path.with_name("items.csv"))
+    assert made.generation["media"]["frames"] is None
+    assert set(items["frames"]) == {5}
+    assert set(made.metric("factor_diversity").details["by_factor"]) >= {"motion", "ground"}
+    sample = score.Sample("d00", "two white shapes", 0, "media/d00-0.mp4")
+    kind = score.Media(path.parent, path.parent, "diversity", "one", "sprites", [sample], clips=True)
+    frames = media.read_video(path.parent / sample.file).frames
+    assert np.array_equal(diversity.read_image(kind, sample)[1], frames[2])
+    assert not np.array_equal(frames[0], frames[2])
+    (missing,) = (m for m in made.missing if m.metric == "dinov3_similarity")
+    assert "--suite diversity --clips --model" in missing.command
+
+
 def test_without_weights_the_metric_is_missing_and_the_command_is_there(copy) -> None:
     made = score_folder("diversity", copy, diversity.make({}))
     assert [m.name for m in made.metrics] == ["fidelity", "sprites_similarity", "sprites_distance", "factor_diversity"]
