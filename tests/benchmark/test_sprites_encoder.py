@@ -14,8 +14,7 @@ import scipy.linalg
 import torch
 from safetensors.torch import load_file
 
-from pdmd.benchmark import frechet, result
-from pdmd.benchmark import validate_encoder as validate
+from pdmd.benchmark import frechet, renders, result
 from pdmd.benchmark.compare import compare
 from pdmd.benchmark.features.sprites import SEEN, SpritesEncoder
 from pdmd.benchmark.run import run_suite
@@ -111,7 +110,7 @@ def test_a_clip_says_where_it_goes_and_an_image_does_not(encoder, images) -> Non
     assert not still[d:].any()
     assert still[:z] / np.linalg.norm(still[:z]) == pytest.approx(encoder.embed(images[:1])[0], abs=1e-5)
     assert abs(still[z:d]).max() < 0.2  # a render is clean
-    assert encoder.clip(validate.DAMAGES["noise, SD 24"](images[:1]))[z] == pytest.approx(24 / 51, abs=0.2)
+    assert encoder.clip(renders.DAMAGES["noise, SD 24"](images[:1]))[z] == pytest.approx(24 / 51, abs=0.2)
     video = world.render(world.sample_scene(np.random.default_rng(3), {"motion": "left", "speed": "quickly"}))
     there, back = encoder.clip(video), encoder.clip(video[::-1])
     assert back[:d] == pytest.approx(there[:d], abs=1e-5)
@@ -121,7 +120,7 @@ def test_a_clip_says_where_it_goes_and_an_image_does_not(encoder, images) -> Non
 
 
 def test_the_metrics_rank_models_as_the_truth_does(encoder) -> None:
-    ranked = [validate.rank(encoder, dict.fromkeys(world.IMAGE_FACTORS, c), True, 5) for c in (0.0, 0.6, 0.9)]
+    ranked = [renders.rank(encoder, dict.fromkeys(world.IMAGE_FACTORS, c), True, 5) for c in (0.0, 0.6, 0.9)]
     assert ranked[0].truth == pytest.approx(1)
     assert ranked[0].truth > ranked[1].truth > ranked[2].truth
     assert ranked[0].similarity < ranked[1].similarity < ranked[2].similarity
@@ -131,7 +130,7 @@ def test_the_metrics_rank_models_as_the_truth_does(encoder) -> None:
 def test_damage_collapse_and_frozen_clips_are_seen_and_another_draw_is_not(encoder) -> None:
     def embedded(suite: str, seed: int, change=lambda v: v, one_seed: bool = False, n: int = 60) -> frechet.Embeddings:
         found: frechet.Embeddings = {}
-        for (prompt, s, scene), _ in zip(validate.scenes(suite, seed, one_seed), range(n), strict=False):
+        for (prompt, s, scene), _ in zip(renders.scenes(suite, seed, one_seed), range(n), strict=False):
             scene = replace(scene, track=scene.track[:: 4 if suite == "motion" else 17])
             video = world.render(scene, len(scene.track))
             found.setdefault(prompt.id, {})[s] = encoder.clip(change(video))
@@ -147,8 +146,8 @@ def test_damage_collapse_and_frozen_clips_are_seen_and_another_draw_is_not(encod
     assert draw.interval.low < 0 < draw.interval.high
     assert draw.details["with_its_bias"] > 0.02
     for bad in (
-        embedded("diversity", 2, validate.DAMAGES["noise, SD 24"], n=168),
-        embedded("diversity", 2, validate.DAMAGES["blur, SD 2 pixels"], n=168),
+        embedded("diversity", 2, renders.DAMAGES["noise, SD 24"], n=168),
+        embedded("diversity", 2, renders.DAMAGES["blur, SD 2 pixels"], n=168),
         embedded("diversity", 2, one_seed=True, n=168),
     ):
         assert distance(bad, base).interval.low > draw.value
