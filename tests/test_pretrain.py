@@ -5,10 +5,10 @@ import json
 import numpy as np
 import pytest
 import torch
-from diffusers import WanPipeline
+from diffusers import WanImageToVideoPipeline, WanPipeline
 from safetensors.torch import load_file
 
-from pdmd.sprites import autoencoder, diffusion, pretrain, training, world
+from pdmd.sprites import autoencoder, diffusion, pretrain, pretrain_i2v, training, world
 
 
 def test_orthogonalise_keeps_directions_and_levels_lengths():
@@ -125,3 +125,21 @@ def test_an_earlier_pipeline_goes_on_with_its_own_autoencoder(brief, tmp_path, m
         assert all(torch.equal(before[key], after[key]) for key in before)
     configs = [json.loads((folder / "pipeline/vae/config.json").read_text()) for folder in (first, second)]
     assert configs[0]["latents_std"] == configs[1]["latents_std"]
+
+
+def test_the_sister_starts_as_the_teacher_and_becomes_a_stock_pipeline(brief, tmp_path, monkeypatch):
+    first, second = tmp_path / "first", tmp_path / "second"
+    monkeypatch.setattr("sys.argv", ["pretrain", "--work", str(first), "--device", "cpu"])
+    pretrain.main()
+    teacher = WanPipeline.from_pretrained(first / "pipeline", torch_dtype=torch.float32)
+    net = pretrain_i2v.sister(teacher.transformer, 16)
+    x, t, cond = torch.randn(1, 28, 5, 8, 8), torch.tensor([500.0]), torch.randn(1, 16, 64)
+    assert torch.equal(net(x, t, cond)[0], teacher.transformer(x[:, :12], t, cond)[0])
+    monkeypatch.setattr(pretrain_i2v, "STEPS", 2)
+    monkeypatch.setattr(pretrain_i2v, "PREVIEW_CLIPS", 2)
+    arguments = ["pretrain_i2v", "--work", str(second), "--teacher", str(first / "pipeline"), "--device", "cpu"]
+    monkeypatch.setattr("sys.argv", arguments)
+    pretrain_i2v.main()
+    pipeline = WanImageToVideoPipeline.from_pretrained(second / "pipeline")
+    assert pipeline.transformer.config.in_channels == 28
+    assert (second / "i2v-00002.png").stat().st_size > 0

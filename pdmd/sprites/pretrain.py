@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -103,9 +104,9 @@ def encode_latents(
     return ((latents - mean.view(1, -1, 1, 1, 1)) / std.view(1, -1, 1, 1, 1)).half(), factors
 
 
-STEPS = 6600
+STEPS = 10500
 IMAGES_FIRST = 750  # steps on single frames alone: what things look like costs a fifth of what clips cost
-IMAGE_EVERY = 4  # after them, every fourth step trains on single frames
+IMAGE_EVERY = 6  # after them, every sixth step trains on single frames
 CLIP_BATCH, IMAGE_BATCH = 48, 192
 PREVIEW_CLIPS, PREVIEW_STEPS = 24, 40
 
@@ -160,21 +161,27 @@ def preview_scenes(n: int) -> list[tuple[str, world.Scene]]:
     return found
 
 
-def contact_sheet(pipeline: WanPipeline, path: Path, guidance: float = 3.0) -> None:
-    """PREVIEW_CLIPS clips of held-out prompts, five frames each, as one PNG."""
-    prompts = [text for text, _ in preview_scenes(PREVIEW_CLIPS)]
+def sample(pipeline: Any, prompts: list[str], seeds: Sequence[int], **given: Any) -> np.ndarray:
+    """A pipeline's guided clips (n, FRAMES, H, W, 3) in [0, 1]; `given` is what else its call takes."""
     pipeline.set_progress_bar_config(disable=True)
-    video = pipeline(
-        prompts,
+    clips: np.ndarray = pipeline(
+        prompt=prompts,
         height=world.SIZE,
         width=world.SIZE,
         num_frames=world.FRAMES,
         num_inference_steps=PREVIEW_STEPS,
-        guidance_scale=guidance,
+        guidance_scale=SETTINGS["guidance"],
         max_sequence_length=TOKENS,
-        generator=[torch.Generator().manual_seed(i) for i in range(len(prompts))],
+        generator=[torch.Generator().manual_seed(seed) for seed in seeds],
+        **given,
     ).frames
-    draw_strips(video, prompts, path)
+    return clips
+
+
+def contact_sheet(pipeline: WanPipeline, path: Path) -> None:
+    """PREVIEW_CLIPS clips of held-out prompts, five frames each, as one PNG."""
+    prompts = [text for text, _ in preview_scenes(PREVIEW_CLIPS)]
+    draw_strips(sample(pipeline, prompts, range(len(prompts))), prompts, path)
 
 
 def draw_strips(video: np.ndarray, prompts: list[str], path: Path) -> None:

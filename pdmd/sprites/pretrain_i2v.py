@@ -18,32 +18,24 @@ import numpy as np
 import torch
 from diffusers import AutoencoderKLWan, WanImageToVideoPipeline, WanPipeline, WanTransformer3DModel
 from PIL import Image
-from torch import Tensor
 
 from pdmd.sprites import grammar, world
-from pdmd.sprites.diffusion import TOKENS, Batch, fit
+from pdmd.sprites.diffusion import Batch, fit
 from pdmd.sprites.pretrain import (
     CLIP_BATCH,
     PREVIEW_CLIPS,
-    PREVIEW_STEPS,
     TEACHER,
     draw_strips,
     encode_latents,
     join,
     preview_scenes,
     publish,
+    sample,
 )
 from pdmd.sprites.training import ranks
+from pdmd.teachers.wan_i2v import masked
 
 STEPS = 1500
-
-
-def masked(first: Tensor, stride: int) -> Tensor:
-    """What the transformer is given of a first frame's latents (n, z, t, h, w): a mask of `stride` channels, one
-    a frame of the latent's step in time, 1 where the frame is given; then the latents."""
-    mask = torch.zeros(len(first), stride, *first.shape[2:])
-    mask[:, :, 0] = 1
-    return torch.cat([mask, first], dim=1)
 
 
 def sister(transformer: WanTransformer3DModel, given: int) -> WanTransformer3DModel:
@@ -84,22 +76,11 @@ def train(work: Path, teacher: WanPipeline, device: str) -> WanImageToVideoPipel
     return assemble(fit(work, "i2v", nets, teacher.tokenizer, batch_at, STEPS, preview))
 
 
-def contact_sheet(pipeline: WanImageToVideoPipeline, path: Path, guidance: float = 3.0) -> None:
+def contact_sheet(pipeline: WanImageToVideoPipeline, path: Path) -> None:
     """PREVIEW_CLIPS clips of held-out prompts and rendered first frames, five frames each, as one PNG."""
     scenes = preview_scenes(PREVIEW_CLIPS)
-    pipeline.set_progress_bar_config(disable=True)
     clips = [
-        pipeline(
-            Image.fromarray(world.render(scene, 1)[0]),
-            text,
-            height=world.SIZE,
-            width=world.SIZE,
-            num_frames=world.FRAMES,
-            num_inference_steps=PREVIEW_STEPS,
-            guidance_scale=guidance,
-            max_sequence_length=TOKENS,
-            generator=torch.Generator().manual_seed(i),
-        ).frames[0]
+        sample(pipeline, [text], [i], image=Image.fromarray(world.render(scene, 1)[0]))[0]
         for i, (text, scene) in enumerate(scenes)
     ]
     draw_strips(np.stack(clips), [text for text, _ in scenes], path)

@@ -93,17 +93,20 @@ class Wan(PipelineTeacher):
         latent = 1 + (frames - 1) // vae.scale_factor_temporal
         return (vae.z_dim, latent, *(side // vae.scale_factor_spatial for side in self.size))
 
-    def velocity(self, net: nn.Module, x: Tensor, t: Tensor, cond: Tensor) -> Tensor:
+    def velocity(self, net: nn.Module, x: Tensor, t: Tensor, cond: Any) -> Tensor:
         return self.run(net, x, CLOCK * t, cond)
 
-    def guided_by(self, net: nn.Module, w: float, x: Tensor, t: Tensor, cond: Tensor) -> Tensor:
+    def guided_by(self, net: nn.Module, w: float, x: Tensor, t: Tensor, cond: Any) -> Tensor:
         """v_uncond + w (v_cond - v_uncond), as WanPipeline has it."""
         if w == 1:
             return self.velocity(net, x, t, cond)
-        uncond = self._no_prompt.expand(len(x), -1, -1)
-        both = self.velocity(net, x.repeat(2, *[1] * (x.ndim - 1)), t.repeat(2), torch.cat([cond, uncond]))
+        both = self.velocity(net, x.repeat(2, *[1] * (x.ndim - 1)), t.repeat(2), self.beside_no_prompt(cond))
         v_cond, v_uncond = both.chunk(2)
         return guide(v_cond, v_uncond, w)
+
+    def beside_no_prompt(self, cond: Any) -> Any:
+        """The conditions, then as many again without a prompt."""
+        return torch.cat([cond, self._no_prompt.expand(len(cond), -1, -1)])
 
     def embed(self, prompts: list[str]) -> list[Rows]:
         """Embeddings (length, dim) up to the end mark, as WanPipeline makes them."""

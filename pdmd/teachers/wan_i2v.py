@@ -16,7 +16,6 @@ from PIL import Image
 from torch import Tensor, nn
 
 from pdmd.errors import UserError
-from pdmd.flow import guide
 from pdmd.teachers import Pictured
 from pdmd.teachers.pipeline import Settings
 from pdmd.teachers.wan import CLOCK, DEFAULTS, Wan
@@ -44,6 +43,14 @@ class FirstFrames:
     def __getitem__(self, index: Any) -> FirstFrames:
         rows = index.cpu() if isinstance(index, Tensor) else index
         return FirstFrames(self.embeds[index], self.given[rows])
+
+
+def masked(latent: Tensor, stride: int) -> Tensor:
+    """The given channels of the normalised latents (n, z, t, h, w) of first frames: a mask of `stride` channels, one
+    for each frame in a step of the latent's time, 1 where the frame is given; then the latents."""
+    mask = latent.new_zeros(len(latent), stride, *latent.shape[2:])
+    mask[:, :, 0] = 1
+    return torch.cat([mask, latent], dim=1)
 
 
 class WanI2V(Wan):
@@ -90,26 +97,19 @@ class WanI2V(Wan):
         clip = torch.cat([first[:, :, None], first.new_zeros(len(first), 3, self.frames - 1, height, width)], dim=2)
         latent = vae.encode(clip.to(self.device, vae.dtype)).latent_dist.mode().float().cpu()
         mean, std = (torch.tensor(x).view(1, -1, 1, 1, 1) for x in (vae.config.latents_mean, vae.config.latents_std))
-        mask = latent.new_zeros(len(latent), vae.config.scale_factor_temporal, *latent.shape[2:])
-        mask[:, :, 0] = 1
-        return torch.cat([mask, (latent - mean) / std], dim=1)
+        return masked((latent - mean) / std, vae.config.scale_factor_temporal)
 
     @cached_property
     def _no_prompt(self) -> Tensor:
         """The embedding that guidance goes away from; a sample keeps its own first frame."""
         return super().encode([self.no_prompt])
 
-    def velocity(self, net: nn.Module, x: Tensor, t: Tensor, cond: FirstFrames) -> Tensor:  # type: ignore[override]
+    def velocity(self, net: nn.Module, x: Tensor, t: Tensor, cond: FirstFrames) -> Tensor:
         return self.run(net, torch.cat([x, cond.given.to(x)], dim=1), CLOCK * t, cond.embeds)
 
-    def guided_by(self, net: nn.Module, w: float, x: Tensor, t: Tensor, cond: FirstFrames) -> Tensor:  # type: ignore[override]
-        """v_uncond + w (v_cond - v_uncond); the first frame is given to both."""
-        if w == 1:
-            return self.velocity(net, x, t, cond)
-        uncond = self._no_prompt.expand(len(x), -1, -1)
-        both = FirstFrames(torch.cat([cond.embeds, uncond]), cond.given.repeat(2, 1, 1, 1, 1))
-        v_cond, v_uncond = self.velocity(net, x.repeat(2, 1, 1, 1, 1), t.repeat(2), both).chunk(2)
-        return guide(v_cond, v_uncond, w)
+    def beside_no_prompt(self, cond: FirstFrames) -> FirstFrames:
+        """The first frame is given to both."""
+        return FirstFrames(super().beside_no_prompt(cond.embeds), cond.given.repeat(2, 1, 1, 1, 1))
 
     def training_prompts(self, n: int, seed: int, image: bool) -> list[str]:
         """n of the embedded world's prompts, each with the first frame of a scene that it is true of."""
