@@ -17,6 +17,7 @@ from pdmd.config import make_config
 from pdmd.errors import UserError
 from pdmd.run import Run
 from pdmd.sample import load_model
+from pdmd.starts import read_prompts
 from pdmd.train import Interrupted, prepare, train
 
 SHORT = ("generator_steps=12", "batch=16", "pool=32", "checkpoint_every=4", "probe_every=5", "keep=9", "prompt_count=8")
@@ -73,7 +74,7 @@ def test_resume_from_any_kept_checkpoint(whole, tmp_path):
 
 def test_a_longer_second_phase_leaves_the_first_expert_as_it_is(whole, tmp_path):
     longer = weights(run_once(tmp_path / "run", "ema=0.9", "early_steps=6", "generator_steps=20"))
-    assert [longer[name] == weights(whole)[name] for name in sorted(longer) if name.startswith("expert")] == [True, False]
+    assert [longer[name] == weights(whole)[name] for name in sorted(longer)] == [True, False]
     with pytest.raises(UserError, match="early_steps 6 leave none of 6"):
         make_config("phased", "mixture", None, ("early_steps=6", "generator_steps=6"))
 
@@ -122,6 +123,13 @@ def test_not_finite_stops_with_step_phase_and_checkpoint(tmp_path):
         train(run, prepare(run.config), False, lambda *_: None, lambda text: None)
 
 
+def test_prompts_are_lines_or_the_texts_of_json_lines(tmp_path):
+    plain, rows = tmp_path / "a.txt", tmp_path / "a.jsonl"
+    plain.write_text("a red circle\n\n  two\u2028rings\n", encoding="utf-8")
+    rows.write_text('{"id": "1", "text": "a red circle"}\n\n{"text": "two\u2028rings"}\n', encoding="utf-8")
+    assert read_prompts(rows) == read_prompts(plain) == ["a red circle", "two\u2028rings"]
+
+
 def cli(*args: str, monkeypatch, capsys) -> tuple[int, str]:
     monkeypatch.setattr(sys, "argv", ["pdmd", *args])
     try:
@@ -140,6 +148,7 @@ BAD = {
     "recipe": (["train", "--recipe", "none.toml"], "cannot read recipe none.toml"),
     "prompts": (["train", "--teacher", "mixture", "--set", "prompts=empty.txt"], "empty.txt is empty"),
     "no prompts": (["train", "--teacher", "mixture", "--set", "prompts=gone.txt"], "cannot read prompts gone.txt"),
+    "prompt lines": (["train", "--teacher", "mixture", "--set", "prompts=plain.jsonl"], "prompt 1: expected one JSON"),
     "folder": (["train", "--teacher", "plain"], "no model_index.json"),
     "no run": (["train", "--resume", "--out", "plain"], "no run folder"),
     "version": (["train", "--resume", "--out", "future"], "run version 99"),
@@ -155,6 +164,7 @@ BAD = {
 def test_bad_input_is_one_line_exit_2_and_leaves_nothing(case, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "empty.txt").write_text("\n  \n")
+    (tmp_path / "plain.jsonl").write_text("a red circle\n")
     (tmp_path / "plain").mkdir()
     (tmp_path / "plain" / "notes.txt").write_text("mine")
     for name, version in (("future", 99), ("begun", 1)):
