@@ -64,7 +64,7 @@ class Config:
     guidance: float | None = None  # the teacher's weight w
     guidance_2: float | None = None  # its low-noise expert's, beside guidance; none: the same
     image_every: int = 4  # every n-th step on single frames; 0: never
-    prompts: str = ""  # a text file, one prompt a line (first frames: docs/families.md); empty: the teacher's own
+    prompts: str = ""  # a file: one prompt a line, or .jsonl of {"text", "image"}; empty: the teacher's own
     prompt_count: int = 2048  # how many of the teacher's own
     embeddings: str = ""  # the folder that keeps those of prompts; empty: ~/.cache/pdmd/embeddings
     pool: int = 512  # boundary samples drawn once a phase; 0: simulated anew each time

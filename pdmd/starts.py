@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from pdmd.config import Config
 from pdmd.errors import UserError
+from pdmd.files import parse_json
 from pdmd.plan import Phase, Plan
 from pdmd.rollout import simulate
 from pdmd.state import State, generator
@@ -94,9 +95,14 @@ class Starts:
 
 
 def read_prompts(path: Path) -> list[str]:
-    """The lines of a prompt file that are not blank. Raises UserError where it has none or is no text."""
+    """A file's prompts: its lines that are not blank, or the "text" of each where it is JSON Lines (.jsonl). Raises
+    UserError where it has none, is no text, or a line is no such object."""
+    return [row["text"] for _, row in _rows(path, "text")] if path.suffix == ".jsonl" else _lines(path)
+
+
+def _lines(path: Path) -> list[str]:
     try:
-        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+        lines = [line.strip() for line in path.read_text(encoding="utf-8").split("\n")]
     except OSError as error:
         raise UserError(f"cannot read prompts {path}: {error.strerror}") from None
     except UnicodeDecodeError:
@@ -113,17 +119,24 @@ def read_pictured(path: Path) -> list[str]:
     from pdmd.benchmark.media import read_video
 
     made: list[str] = []
-    for i, line in enumerate(read_prompts(path), start=1):
-        where = f"prompts {path}, prompt {i}"
+    for where, row in _rows(path, "text", "image"):
         try:
-            row = json.loads(line)
-            text, image = row["text"], row["image"]
-        except (ValueError, KeyError, TypeError):
-            raise UserError(f'{where}: expected one JSON object a line, {{"text": ..., "image": FILE}}') from None
-        if not isinstance(text, str) or not isinstance(image, str):
-            raise UserError(f"{where}: text and image must be strings")
-        try:
-            made.append(Pictured(text, read_video(path.parent / image).frames[0]))
+            made.append(Pictured(row["text"], read_video(path.parent / row["image"]).frames[0]))
         except UserError as error:
             raise UserError(f"{where}: {error}") from None
     return made
+
+
+def _rows(path: Path, *keys: str) -> Iterator[tuple[str, dict[str, str]]]:
+    """Each object of a JSON Lines file by these keys, and where it stands."""
+    for i, line in enumerate(_lines(path), start=1):
+        where = f"prompts {path}, prompt {i}"
+        try:
+            row = parse_json(line)
+            found = {key: row[key] for key in keys}
+        except (ValueError, KeyError, TypeError):
+            form = ", ".join(f'"{key}": ...' for key in keys)
+            raise UserError(f"{where}: expected one JSON object a line, {{{form}}}") from None
+        if wrong := [key for key in keys if not isinstance(row[key], str)]:
+            raise UserError(f"{where}: {wrong[0]} must be a string")
+        yield where, found

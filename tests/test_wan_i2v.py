@@ -133,7 +133,7 @@ BAD = {
     "no JSON": ("a red circle", "prompt 2: expected one JSON object a line"),
     "a list": ('["a", "b"]', "prompt 2: expected one JSON object a line"),
     "no image": ('{"text": "a"}', "prompt 2: expected one JSON object a line"),
-    "a number": ('{"text": 3, "image": "images/0.png"}', "prompt 2: text and image must be strings"),
+    "a number": ('{"text": 3, "image": "images/0.png"}', "prompt 2: text must be a string"),
     "no file": ('{"text": "a", "image": "images/9.png"}', "prompt 2: .*9.png is not there"),
     "no picture": ('{"text": "a", "image": "pairs.jsonl"}', "prompt 2: "),
 }
