@@ -1,0 +1,282 @@
+"""One run in many processes: torchrun starts them, FSDP2 shares out weights, gradients and optimisers among them.
+
+Every process draws the same whole batch and computes its own rows of it, so that a run does not depend on the number
+of processes; what is summed over the batch is then averaged over them. With one process nothing here does anything.
+docs/scale.md.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from pdmd.errors import UserError, first_line
+
+#: For the others to come: the first may have a text encoder to run over all prompts.
+PATIENCE = timedelta(hours=12)
+
+
+def size() -> int:
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def rank() -> int:
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+@contextlib.contextmanager
+def joined() -> Iterator[None]:
+    """Inside, the processes that torchrun started know each other, and the first alone writes to standard output.
+
+    Whatever ends the run, one process alone raises UserError for it; the others leave with exit code 2. Raises
+    UserError where the processes do not meet, and where one is lost.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        yield
+        return
+    if torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+    try:
+        store, number, count = next(dist.rendezvous("env://", timeout=PATIENCE))
+        dist.init_process_group(store=store, rank=number, world_size=count, timeout=PATIENCE)
+    except (ValueError, RuntimeError) as error:
+        raise UserError(
+            f"the processes of WORLD_SIZE do not meet ({first_line(error)}); start them by torchrun"
+        ) from None
+    try:
+        with contextlib.redirect_stdout(io.StringIO()) if rank() else contextlib.nullcontext():
+            yield
+    except UserError:
+        if _first_to_speak(store):
+            raise
+        raise SystemExit(2) from None
+    except RuntimeError as error:
+        if not lost_peer(error):
+            raise
+        if _first_to_speak(store):
+            lost = f"another process of this run has ended ({first_line(error)})"
+            raise UserError(f"{lost}; go on from the last checkpoint with --resume") from None
+        raise SystemExit(2) from None
+    dist.destroy_process_group()
+
+
+def lost_peer(error: BaseException) -> bool:
+    """Whether an error says that another process is gone."""
+    return isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and "gloo" in str(error))
+
+
+def _first_to_speak(store: dist.Store) -> bool:
+    """Whether no other process has asked yet; true also where the store went with its process."""
+    try:
+        return store.add("pdmd/ended", 1) == 1
+    except RuntimeError:
+        return True
+
+
+def anywhere(flag: bool) -> bool:
+    """Whether it is so in any process. All of them must ask."""
+    if size() == 1:
+        return flag
+    found = torch.tensor(float(flag))
+    dist.all_reduce(found, dist.ReduceOp.MAX)
+    return bool(found)
+
+
+@contextlib.contextmanager
+def in_turn() -> Iterator[None]:
+    """The first process goes through alone, then all others: what it left on the disk they find."""
+    if rank() > 0:
+        anywhere(False)
+    yield
+    if rank() == 0:
+        anywhere(False)
+
+
+def agreed(value: Any) -> Any:
+    """The first process's value, in all of them."""
+    if size() == 1:
+        return value
+    held = [value]
+    dist.broadcast_object_list(held)
+    return held[0]
+
+
+def check_batch(batch: int) -> None:
+    """Raises UserError unless a batch shares out evenly."""
+    if batch % size():
+        raise UserError(
+            f"batch = {batch} does not share out evenly over {size()} processes; set a multiple of {size()}"
+        )
+
+
+def own_rows(n: int) -> Tensor:
+    """The indices of this process's rows of n, which are a multiple of the processes."""
+    return torch.arange(n).chunk(size())[rank()]
+
+
+def mean(x: Tensor) -> Tensor:
+    """Mean over the processes, of tensors of one shape."""
+    if size() == 1:
+        return x
+    total = x.clone()
+    dist.all_reduce(total)
+    return total / size()
+
+
+def gathered(x: Tensor) -> Tensor:
+    """The processes' rows (n, ...) together, (processes n, ...)."""
+    if size() == 1:
+        return x
+    parts = [torch.empty_like(x) for _ in range(size())]
+    dist.all_gather(parts, x.contiguous())
+    return torch.cat(parts)
+
+
+def in_shares(run: Callable[[Tensor, Any], Tensor], x: Tensor, cond: Any) -> Tensor:
+    """run(x, cond) of rows x (n, ...), each process computing its own; whole in all of them. Where n is no multiple
+    of the processes the last row is computed several times."""
+    if size() == 1:
+        return run(x, cond)
+    n, each = len(x), -(-len(x) // size())
+    rows = (rank() * each + torch.arange(each)).clamp(max=n - 1)
+    return gathered(run(x[rows], cond[rows]))[:n]
+
+
+def whole(x: Tensor) -> Tensor:
+    """A tensor that may be shared out, in all processes whole."""
+    return x.full_tensor() if hasattr(x, "full_tensor") else x
+
+
+@cache
+def _mesh(device: str) -> Any:
+    return dist.init_device_mesh(device, (size(),))
+
+
+def shard(net: nn.Module, device: torch.device) -> nn.Module:
+    """Share out a network's parameters, block by block where it has blocks; they come together while it runs."""
+    from torch.distributed.fsdp import FSDPModule, fully_shard
+
+    if size() == 1 or isinstance(net, FSDPModule):
+        return net
+    blocks = getattr(net, "_repeated_blocks", None) or ()
+    for module in [m for m in net.modules() if type(m).__name__ in blocks]:
+        fully_shard(module, mesh=_mesh(device.type))
+    return fully_shard(net, mesh=_mesh(device.type), reshard_after_forward=True)
+
+
+def copied(net: Any, device: torch.device) -> nn.Module:
+    """A float32 copy, without adapters, of a network of diffusers' that is shared out; it is shared out alike."""
+    from accelerate import init_empty_weights
+
+    with init_empty_weights(include_buffers=False):
+        made = type(net).from_config(net.config)  # FSDP's class makes one of the class that it stands for
+    buffers = dict(made.named_buffers())
+    shard(made, device).to_empty(device=device)
+    weights = {k.replace(".base_layer.", "."): p for k, p in net.named_parameters() if ".lora_" not in k}
+    with torch.no_grad():
+        for name, p in made.named_parameters():
+            p.copy_(weights[name])
+        for name, kept in buffers.items():
+            made.get_buffer(name).copy_(kept)
+    return made.eval()
+
+
+def weights_of(net: nn.Module) -> dict[str, Tensor]:
+    """A network's whole state on the CPU, in the first process; empty in the others."""
+    from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+
+    return get_model_state_dict(net, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
+
+
+def _content(state: Any) -> dict[str, Any]:
+    """A State's tensors, by name, as torch.distributed.checkpoint takes them."""
+    from torch.distributed.checkpoint.state_dict import get_model_state_dict, get_optimizer_state_dict
+
+    return {
+        "experts": {str(k): get_model_state_dict(net) for k, net in enumerate(state.experts)},
+        "expert": get_optimizer_state_dict(state.expert.net, state.expert.optimizer),
+        "fake": get_model_state_dict(state.fake.net),
+        "fake_optimizer": get_optimizer_state_dict(state.fake.net, state.fake.optimizer),
+        "average": state.average or {},
+    }
+
+
+def save(state: Any, folder: Path, advice: str) -> None:
+    """Write a State as the new folder `folder`, by torch.distributed.checkpoint, each process its own share; it is
+    there whole or not at all. Raises UserError, in all processes, where one of them cannot write."""
+    import torch.distributed.checkpoint as dcp
+
+    part = folder.with_name(f".{folder.name}.part0")
+    if rank() == 0:
+        shutil.rmtree(part, ignore_errors=True)
+    try:
+        dcp.save(_content(state), checkpoint_id=part)
+        if rank() == 0:
+            shutil.rmtree(folder, ignore_errors=True)
+            part.rename(folder)
+    except (dcp.api.CheckpointException, OSError) as error:
+        raise UserError(f"cannot write {folder}: {_cause(error)}; {advice}") from None
+
+
+def load(state: Any, folder: Path) -> None:
+    """Take on what `save` wrote, in one process or in any number of them. Raises UserError where it is damaged or of
+    another network."""
+    import torch.distributed.checkpoint as dcp
+    from torch.distributed.checkpoint.state_dict import set_model_state_dict, set_optimizer_state_dict
+
+    content = _content(state)
+    try:
+        kept = dcp.FileSystemReader(folder).read_metadata().state_dict_metadata
+        nets = {"fake": content["fake"]} | {f"experts.{k}": net for k, net in content["experts"].items()}
+        lost = next((f"{k}.{name}" for k, net in nets.items() for name in net if f"{k}.{name}" not in kept), None)
+        if lost:
+            raise UserError(f"the checkpoint does not fit this teacher: {folder} has no {lost}")
+        # Partial: a parameter that no loss depends on has no optimiser state.
+        planner = dcp.DefaultLoadPlanner(allow_partial_load=True)
+        dcp.load(content, checkpoint_id=folder, planner=planner, no_dist=size() == 1)
+    except (dcp.api.CheckpointException, OSError, ValueError, RuntimeError, EOFError) as error:
+        if lost_peer(error):
+            raise
+        raise UserError(f"checkpoint {folder} is damaged or of another teacher: {_cause(error)}") from None
+    for k, net in enumerate(state.experts):
+        set_model_state_dict(net, content["experts"][str(k)])
+    set_model_state_dict(state.fake.net, content["fake"])
+    set_optimizer_state_dict(state.expert.net, state.expert.optimizer, content["expert"])
+    set_optimizer_state_dict(state.fake.net, state.fake.optimizer, content["fake_optimizer"])
+
+
+def load_whole(state: Any, content: dict[str, Any]) -> None:
+    """Take on, each process its share, what one process saved by itself (`pdmd.state.State.tensors`)."""
+    from torch.distributed.checkpoint.state_dict import (
+        StateDictOptions,
+        set_model_state_dict,
+        set_optimizer_state_dict,
+    )
+    from torch.distributed.tensor import distribute_tensor
+
+    options = StateDictOptions(full_state_dict=True)
+    for net, saved in zip([*state.experts, state.fake.net], [*content["experts"], content["fake"]], strict=True):
+        set_model_state_dict(net, saved, options=options)
+    for trainee, saved in ((state.expert, content["expert"]), (state.fake, content["fake_optimizer"])):
+        names = [name for name, _ in trainee.net.named_parameters()]  # one process saves them by their number
+        groups = [{**group, "params": [names[i] for i in group["params"]]} for group in saved["param_groups"]]
+        named = {"state": {names[i]: tensors for i, tensors in saved["state"].items()}, "param_groups": groups}
+        set_optimizer_state_dict(trainee.net, trainee.optimizer, named, options=options)
+    for name, kept in (state.average or {}).items():
+        kept.copy_(distribute_tensor(content["average"][name].to(kept.device), kept.device_mesh, kept.placements))
+
+
+def _cause(error: BaseException) -> str:
+    failures = getattr(error, "failures", None)
+    return first_line(next(iter(failures.values()))[0] if failures else error)
