@@ -23,7 +23,7 @@ from pdmd.errors import UserError
 
 from .generate import Sample, read_manifest, read_record
 from .media import IMAGES, VIDEOS, Facts, inside, probe
-from .score import NO_PROMPTS
+from .result import NO_PROMPTS
 from .suites import Prompt, PromptSet, Suite, first_frames_record, load_prompts, prompts_record
 
 SEEDED = re.compile(r"(?P<id>.+?)[-_ ](?:seed[-_ ]?)?(?P<seed>\d+)")
@@ -142,11 +142,12 @@ def named(file: PurePosixPath, prompts: Mapping[str, Prompt]) -> tuple[Prompt, i
 
 def _by_manifest(rows: Sequence[Sample], sets: Sequence[PromptSet], domain: str) -> Match:
     """Rows as samples of the set that most of them are of, or of prompts of their own, which are of `domain`."""
-    prompts = max(sets, key=lambda s: sum(_not_of(row, s) is None for row in rows))
+    judged = [(s, [_not_of(row, s) for row in rows]) for s in sets]
+    prompts, reasons = max(judged, key=lambda of: of[1].count(None))
     texts = {p.id: p.text for p in prompts.prompts}
-    reasons = [(row, _not_of(row, prompts)) for row in rows]
-    if samples := [replace(row, prompt=texts[row.id]) for row, reason in reasons if reason is None]:
-        left_out = {row.file: reason for row, reason in reasons if reason is not None}
+    found = list(zip(rows, reasons, strict=True))
+    if samples := [replace(row, prompt=texts[row.id]) for row, reason in found if reason is None]:
+        left_out = {row.file: reason for row, reason in found if reason is not None}
         return Match(samples, prompts.domain, "by manifest", prompts, left_out)
     if any(row.prompt for row in rows):
         return Match(rows, domain, "by manifest, with prompts of its own")

@@ -17,6 +17,7 @@ from . import metrics, stats
 
 SCHEMA_VERSION = 1
 MOST = 1e12  # of any number in a result
+NO_PROMPTS = "none"  # in place of a domain: each file is an item of its own
 
 
 @dataclass(frozen=True)
@@ -139,7 +140,7 @@ def summarise(
 
 def no_fidelity(domain: str) -> Missing:
     """Why other domains than the embedded world's have none."""
-    if domain == "none":
+    if domain == NO_PROMPTS:
         return Missing("fidelity", "no prompts are known of these files, so nothing can be compared with one", "none")
     return Missing("fidelity", f"no fidelity measure for {domain!r} prompts in this version", "none yet")
 

@@ -25,7 +25,6 @@ from .result import Metric, Missing
 
 #: Shows progress over an iterable of so many steps, in which the metrics named come about.
 Track = Callable[[Iterable[Any], int, Sequence[str]], Iterable[Any]]
-NO_PROMPTS = "none"  # in place of a domain: each file is an item of its own
 
 
 @dataclass
