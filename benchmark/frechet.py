@@ -149,7 +149,7 @@ def add(
 def of_suite(items: Sequence[Item], media: Media, expected: int, estimator: str) -> Metric | Missing:
     """The metric of scored samples against the base model of their run."""
     if media.base is None:
-        command = f"{media.command} --model {'TEACHER' if media.shown else 'sprites'}"
+        command = f"{media.command} --model {'sprites-i2v' if media.shown else 'sprites'}"
         return Missing(NAME, "the run has no row of the base model", command)
     ours: Embeddings = {}
     for item in items:

@@ -82,6 +82,8 @@ def test_models_go_on_from_rendered_first_frames(make_renderer, make_heir, tmp_p
     assert heir.metric("fidelity").value > 0.9  # after H.264
     assert other.metric("fidelity").value < 0.9 * heir.metric("fidelity").value  # both show what the text states
     assert heir.metric("optical_flow_dis").n == 4
+    (base,) = [m.command for m in heir.missing if m.metric == "frechet_sprites"]
+    assert base.endswith("--model sprites-i2v")
     frames = read_manifest(tmp_path / "first-frames" / "manifest.jsonl")
     kept = heir.generation["first_frames"]
     assert {key: row["sha256"] for key, row in kept["of"].items()} == {s.id: s.sha256 for s in frames}
