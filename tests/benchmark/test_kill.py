@@ -1,25 +1,14 @@
-"""Training and benchmark killed by SIGKILL again and again, at random moments and before random writes, and started
-again each time: in the end the same bytes as without.
+"""Trainings and benchmarks killed at random moments and before random writes, or on a disk that is full, and started
+again each time: in the end the same bytes as without."""
 
-PDMD_KILLS is the number of kills of each; `nox -s torture` makes 200. Processes are forked from this one, which has
-imported everything.
-"""
-
-import itertools
 import json
 import os
 import resource
-import signal
-import time
-import traceback
-from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 
-import cv2
-import numpy as np
 import pytest
-import torch
+from forked import DONE, Process, shared, starve, torture
 
 from pdmd import state as states
 from pdmd.benchmark import provenance
@@ -30,7 +19,6 @@ from pdmd.errors import UserError
 from pdmd.run import Run
 from pdmd.train import prepare, train
 
-KILLS = int(os.environ.get("PDMD_KILLS", "3"))
 EVERY = 2  # steps a checkpoint
 CONFIG = make_config(
     "phased",
@@ -40,73 +28,9 @@ CONFIG = make_config(
 )
 
 
-def start(work: Callable[[], object], fatal: int = -1, count: Path | None = None) -> int:
-    """A forked process that does the work; it kills itself before the `fatal`-th change of a folder, and writes how
-    many there were into `count`."""
-    process = os.fork()
-    if process:
-        return process
-    try:
-        torch.set_num_threads(1)  # a thread pool does not survive a fork
-        cv2.setNumThreads(0)
-        calls = itertools.count()
-
-        def armed(change):
-            def call(*args, **options):
-                if next(calls) == fatal:
-                    os.kill(os.getpid(), signal.SIGKILL)
-                return change(*args, **options)
-
-            return call
-
-        for name in ("fsync", "replace", "rename", "unlink"):
-            setattr(os, name, armed(getattr(os, name)))
-        work()
-        if count:
-            count.write_text(str(next(calls)))
-        os._exit(0)
-    except BaseException:
-        traceback.print_exc()
-    finally:
-        os._exit(1)
-
-
-def end(process: int) -> bool:
-    """Whether it came to its end, not to ours. Fails where it failed by itself."""
-    status = os.waitpid(process, 0)[1]
-    assert os.WIFSIGNALED(status) or os.waitstatus_to_exitcode(status) == 0, "a killed run does not go on"
-    return not os.WIFSIGNALED(status)
-
-
-def torture(work: Callable[[Path], object], check: Callable[[Path], None], tmp_path: Path, same: Callable) -> None:
-    """Do the work in folder after folder until KILLS kills have been; `check` a folder after each, and whether what is
-    there in the end is the `same` as in one that was left alone."""
-    began = time.monotonic()
-    assert end(start(lambda: work(tmp_path / "whole"), count=tmp_path / "count"))
-    longest, changes = time.monotonic() - began, int((tmp_path / "count").read_text())
-    rng, kills = np.random.default_rng(KILLS), 0
-    for trial in itertools.count():
-        folder, done = tmp_path / f"trial{trial}", False
-        while not done:
-            if kills >= KILLS:
-                done = end(start(lambda folder=folder: work(folder)))
-                continue
-            if by_time := rng.random() < 0.5:
-                process = start(lambda folder=folder: work(folder))
-                time.sleep(rng.uniform(0, longest))
-                os.kill(process, signal.SIGKILL)
-            else:
-                process = start(lambda folder=folder: work(folder), fatal=int(rng.integers(changes)))
-            done = end(process)
-            kills += not done
-            check(folder)
-            print(f"kill {kills}, {'by time' if by_time else 'before a write'}, trial {trial}", flush=True)
-        assert same(folder) == same(tmp_path / "whole")
-        if kills >= KILLS:
-            return
-
-
-def test_a_training_killed_anywhere_ends_in_the_same_weights(tmp_path):
+@pytest.fixture(scope="module")
+def training():
+    """What trains CONFIG into a folder, or goes on there."""
     task = prepare(CONFIG)
     task.teacher.network()  # fitted once, for all processes
 
@@ -120,41 +44,76 @@ def test_a_training_killed_anywhere_ends_in_the_same_weights(tmp_path):
             if not (run.student / "student.json").is_file():
                 train(run, task, True, lambda *_: None, lambda text: None)
 
-    def check(folder: Path) -> None:
-        """What is saved loads, and at most one interval is lost."""
-        saved = states.load(folder / "checkpoints")["step"] if states.checkpoints(folder / "checkpoints") else 0
-        if (folder / "metrics.jsonl").exists():
-            lines = [line for line in (folder / "metrics.jsonl").read_text().splitlines(True) if line.endswith("\n")]
-            assert not lines or json.loads(lines[-1])["step"] - saved <= EVERY
-
-    def same(folder: Path):
-        rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-        names = sorted(p.relative_to(folder) for p in folder.rglob("*") if p.is_file() and "events" not in p.name)
-        weights = {path.name: path.read_bytes() for path in sorted((folder / "student").iterdir())}
-        return weights, names, [{k: v for k, v in row.items() if k != "seconds"} for row in rows]
-
-    torture(work, check, tmp_path, same)
+    return work
 
 
-def test_a_benchmark_killed_anywhere_ends_in_the_same_result(tmp_path, make_renderer, monkeypatch):
+def loads(folder: Path) -> None:
+    """What a training has saved loads, and at most one interval is lost."""
+    saved = states.load(folder / "checkpoints")["step"] if states.checkpoints(folder / "checkpoints") else 0
+    if (folder / "metrics.jsonl").exists():
+        lines = [line for line in (folder / "metrics.jsonl").read_text().splitlines(True) if line.endswith("\n")]
+        assert not lines or json.loads(lines[-1])["step"] - saved <= EVERY
+
+
+def trained(folder: Path):
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    names = sorted(p.relative_to(folder) for p in folder.rglob("*") if p.is_file() and "events" not in p.name)
+    weights = {path.name: path.read_bytes() for path in sorted((folder / "student").iterdir())}
+    return weights, names, [{k: v for k, v in row.items() if k != "seconds"} for row in rows]
+
+
+@pytest.fixture
+def measuring(make_renderer, monkeypatch):
+    """What benchmarks a model into a folder, or goes on there, in so many processes."""
     monkeypatch.setattr(provenance, "git_commit", lambda: None)  # a commit made meanwhile is another one
     suite = get_suite("motion")
 
-    def work(folder: Path) -> None:
-        run_suite(suite, [make_renderer()], folder, limit=4, batch_size=2, quiet=True)
+    def work(folder: Path, count: int = 1) -> None:
+        def share(shard) -> None:
+            run_suite(suite, [make_renderer()], folder, limit=4, batch_size=1, quiet=True, shard=shard)
 
-    def same(folder: Path):
-        files = {p.relative_to(folder): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
-        (name,) = [name for name in files if name.name == "result.json"]
-        result = json.loads(files.pop(name))
-        del result["provenance"]["created"]  # the time of day, the one thing that may differ
-        return json.dumps(result), {name: content for name, content in files.items() if "report" not in name.name}
+        shared(count, share)
 
-    torture(work, lambda folder: None, tmp_path, same)
+    return work
 
 
-def test_a_disk_that_fills_loses_nothing(tmp_path):
-    """A file may grow to 100,000 bytes, which no checkpoint fits into; with room again the run goes on."""
+def measured(folder: Path):
+    files = {p.relative_to(folder): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+    (name,) = [name for name in files if name.name == "result.json"]
+    result = json.loads(files.pop(name))
+    del result["provenance"]["created"]  # the time of day, the one thing that may differ
+    return json.dumps(result), {name: content for name, content in files.items() if "report" not in name.name}
+
+
+def test_a_training_killed_anywhere_ends_in_the_same_weights(training, tmp_path):
+    torture(training, loads, tmp_path, trained)
+
+
+def test_a_benchmark_killed_anywhere_ends_in_the_same_result(measuring, tmp_path):
+    torture(measuring, lambda folder: None, tmp_path, measured)
+
+
+def test_a_benchmark_of_two_processes_killed_anywhere_ends_in_the_same_result(measuring, tmp_path):
+    """Killed, too, while one of them joins what both have made."""
+    torture(lambda folder: measuring(folder, 2), lambda folder: None, tmp_path, measured)
+
+
+def test_more_processes_than_cores_or_samples_make_the_same_result(measuring, tmp_path):
+    for name, count in (("one", 1), ("many", 4 * (os.cpu_count() or 1) + 1)):
+        assert Process(lambda name=name, count=count: measuring(tmp_path / name, count)).end() == DONE
+    assert measured(tmp_path / "many") == measured(tmp_path / "one")
+
+
+def test_a_training_on_a_disk_that_fills_anywhere_ends_in_the_same_weights(training, tmp_path, small_disk):
+    starve(training, loads, tmp_path, small_disk, trained)
+
+
+def test_a_benchmark_on_a_disk_that_fills_anywhere_ends_in_the_same_result(measuring, tmp_path, small_disk):
+    starve(measuring, lambda folder: None, tmp_path, small_disk, measured)
+
+
+def test_a_checkpoint_that_finds_no_room_says_so(tmp_path):
+    """Where no disk may be mounted: a file may grow to 100,000 bytes, which no checkpoint fits into."""
     task = prepare(CONFIG)
     task.teacher.network()
 
@@ -168,6 +127,6 @@ def test_a_disk_that_fills_loses_nothing(tmp_path):
 
     for name, rooms in (("whole", [-1]), ("full", [100_000, 100_000, -1])):
         for room in rooms:
-            assert end(start(lambda name=name, room=room: work(tmp_path / name, room)))
+            assert Process(lambda name=name, room=room: work(tmp_path / name, room)).end() == DONE
     whole, full = tmp_path / "whole" / "student", tmp_path / "full" / "student"
     assert all((full / path.name).read_bytes() == path.read_bytes() for path in whole.iterdir())
