@@ -25,6 +25,7 @@ from . import metrics
 from .features.dis import Dis
 from .media import codec_record, read_video, write_video
 from .provenance import commit_text
+from .report import grid
 
 TOLERANCE = 0.15
 CLIPS = 96  # of each of the three kinds
@@ -91,11 +92,7 @@ def table(readings: Sequence[Reading]) -> str:
     shrunk = [r for r in readings if r.kind == "shrunk"]
     for low, high in itertools.pairwise(EDGES):
         groups.append((f"shrunk paths, {low} to {high}", [r for r in shrunk if low <= r.speed < high]))
-    lines = [
-        "| objects' speed, px a frame | n | measured / true, as rendered (SD over clips) | after H.264 | "
-        "dynamic degree agrees |",
-        "| --- | --- | --- | --- | --- |",
-    ]
+    rows = []
     for name, group in groups:
         if group:
             cells = [
@@ -103,8 +100,9 @@ def table(readings: Sequence[Reading]) -> str:
                 for which in ("rendered", "coded")
             ]
             agree = np.mean([r.dynamic[0] == r.dynamic[2] for r in group])
-            lines.append(f"| {name} | {len(group)} | {cells[0]} | {cells[1]} | {agree:.0%} |")
-    return "\n".join(lines)
+            rows.append((name, len(group), *cells, f"{agree:.0%}"))
+    measured = "measured / true, as rendered (SD over clips)"
+    return grid(("objects' speed, px a frame", "n", measured, "after H.264", "dynamic degree agrees"), rows)
 
 
 def draw(path: Path, readings: Sequence[Reading]) -> None:

@@ -26,6 +26,7 @@ from .generate import Sample
 from .media import CODEC, LOSSLESS, Codec, codec_record, read_video, write_video
 from .motion import Clip, score_clip
 from .provenance import commit_text
+from .report import grid
 from .score import Media
 from .suites import Prompt, get_suite, load_prompts
 
@@ -74,18 +75,16 @@ def compare(codec: Codec, clips: Sequence[Clip], lossless: Sequence[Clip]) -> li
 
 def table(rows: Sequence[Row], n: int) -> str:
     """The rows as Markdown."""
-    lines = [
-        "| metric | written as | mean | against lossless (95 % interval) | relative | clips that changed |",
-        "| --- | --- | --- | --- | --- | --- |",
-    ]
+    lines = []
     for r in rows:
         name = "lossless" if r.codec == LOSSLESS else f"H.264, crf {r.codec.crf}"
         span = f" ({r.interval.low:+.4f} to {r.interval.high:+.4f})" if r.interval else ""
         change = "–" if r.codec == LOSSLESS else f"{r.change:+.4f}{span}"
         relative = "–" if r.codec == LOSSLESS else f"{r.change / (r.mean - r.change):+.1%}"
         changed = "–" if r.codec == LOSSLESS else f"{r.changed} of {n}"
-        lines.append(f"| {r.metric} | {name} | {r.mean:.4f} | {change} | {relative} | {changed} |")
-    return "\n".join(lines)
+        lines.append((r.metric, name, f"{r.mean:.4f}", change, relative, changed))
+    head = "metric", "written as", "mean", "against lossless (95 % interval)", "relative", "clips that changed"
+    return grid(head, lines)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

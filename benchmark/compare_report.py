@@ -16,7 +16,7 @@ from rich.text import Text
 from .compare import Change, Comparison, Moved
 from .gates import FAILED, NON_INFERIOR, NOT_MEASURED, Outcome
 from .paired import RATIO, SHARE
-from .report import escape
+from .report import escape, grid
 
 MOVED = 5  # prompts at either end that Markdown shows, of each metric
 PROMPT_LENGTH = 120  # characters of a prompt in Markdown
@@ -139,7 +139,7 @@ def terminal(comparison: Comparison) -> Group:
 def markdown(comparison: Comparison) -> str:
     """A pull-request comment or a job summary."""
     lines = [f"## {escape(headline(comparison))}", ""]
-    lines += [*_table(METRIC_HEAD, metric_rows(comparison)), "", *_table(GATE_HEAD, gate_rows(comparison))]
+    lines += [_table(METRIC_HEAD, metric_rows(comparison)), "", _table(GATE_HEAD, gate_rows(comparison))]
     lines += ["", escape(legend(comparison)), "", *(f"- {escape(note)}" for note in notes(comparison))]
     for change in comparison.changes:
         lines += _moved(change)
@@ -168,15 +168,14 @@ def _moved(change: Change) -> list[str]:
         "",
         f"<details><summary>Prompts that moved most: {escape(change.metric)}</summary>",
         "",
-        *table,
+        table,
         "",
         "</details>",
     ]
 
 
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    lines = [head, ["---"] * len(head), *([escape(cell) for cell in row] for row in rows)]
-    return ["| " + " | ".join(line) + " |" for line in lines]
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    return grid(head, [list(map(escape, row)) for row in rows])
 
 
 def junit(comparison: Comparison) -> str:

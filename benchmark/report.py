@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from .result import Metric, Result, kind
 
@@ -42,7 +42,12 @@ def table(results: Sequence[Result], labels: Sequence[str] = ()) -> str:
         ]
         for label, r in zip(labels or [r.model for r in results], results, strict=True)
     ]
-    return "\n".join("| " + " | ".join(line) + " |" for line in (head, ["---"] * len(head), *rows))
+    return grid(head, rows)
+
+
+def grid(head: Sequence[object], rows: Iterable[Sequence[object]]) -> str:
+    """A Markdown table of these cells as they are."""
+    return "\n".join("| " + " | ".join(map(str, row)) + " |" for row in (head, ["---"] * len(head), *rows))
 
 
 def markdown(result: Result, pictures: Mapping[str, str]) -> str:
@@ -67,8 +72,8 @@ def markdown(result: Result, pictures: Mapping[str, str]) -> str:
     for name, caption in pictures.items():
         lines += ["", f"{caption}:", "", f"![{caption}]({name})"]
     if result.missing:
-        lines += ["", "## Missing", "", "| metric | why | the command that gets it |", "| --- | --- | --- |"]
-        lines += [f"| {escape(m.metric)} | {escape(m.reason)} | `{m.command}` |" for m in result.missing]
+        rows = [(escape(m.metric), escape(m.reason), f"`{m.command}`") for m in result.missing]
+        lines += ["", "## Missing", "", grid(("metric", "why", "the command that gets it"), rows)]
     if result.problems:
         lines += ["", "## What went wrong", ""]
         lines += [f"- {escape(i)}: {escape('; '.join(sorted(set(p.values()))))}" for i, p in result.problems.items()]

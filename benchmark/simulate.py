@@ -21,6 +21,7 @@ from pdmd.files import write_text
 from . import paired, stats
 from .gates import FAILED, NON_INFERIOR, Gates, decide, default_gates
 from .provenance import commit_text
+from .report import grid
 from .shapes import MOTION, SUITES, TRUTH, Shape, effect_for, fidelity, heavy_flow
 from .stats import Interval
 
@@ -137,18 +138,13 @@ def rates(shapes: Sequence[Shape], n: int, gates: Gates, losses: dict[str, float
     )
 
 
-def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """A Markdown table."""
-    return "\n".join("| " + " | ".join(map(str, row)) + " |" for row in (head, ["---"] * len(head), *rows))
-
-
 def percent(share: float) -> str:
     return f"{100 * share:.1f} %"
 
 
 def single_table(runs: int, seed: int) -> str:
     rows = [[name, n, *single(shape, n, runs, seed).values()] for name, shape in SINGLE.items() for n in SIZES]
-    return table(["one model's mean of", "n", *METHODS], rows)
+    return grid(["one model's mean of", "n", *METHODS], rows)
 
 
 def difference_table(runs: int, seed: int) -> str:
@@ -162,7 +158,7 @@ def difference_table(runs: int, seed: int) -> str:
             margin = scale.inner(stated[shape.metric])
             found = [of_difference(shape, n, loss, runs, seed) for loss in (0.0, margin)]
             rows.append([name, scale.name, n, *found, percent(false_positives(shape, n, runs, seed))])
-    return table(
+    return grid(
         ["difference of", "scale", "n", "no difference", "a loss of one margin", "p <= 0.05, no difference"], rows
     )
 
@@ -182,7 +178,7 @@ def gate_table(runs: int, seed: int) -> str:
             found, hard = (rates(shapes, n, g, losses, runs, seed) for g in (gates, strict))
             shares = (found.caught[metric], hard.caught[metric], found.blind[metric])
             rows.append([suite, n, f"{metric} alone loses one margin beyond its margin", *map(percent, shares)])
-    return table(["suite", "n", "truth", "fails: not-worse", "fails: non-inferior", "says its n is too small"], rows)
+    return grid(["suite", "n", "truth", "fails: not-worse", "fails: non-inferior", "says its n is too small"], rows)
 
 
 def main() -> None:

@@ -34,6 +34,7 @@ from .renders import (
     rank_all,
     spearman,
 )
+from .report import grid
 from .result import Metric
 
 WANTED = 0.95
@@ -70,10 +71,7 @@ def draw(path: Path, ranked: Sequence[Ranked], rows: Sequence[Row]) -> None:
 
 def table(rows: Sequence[Row], floors: Mapping[str, Sequence[Metric]]) -> str:
     """The models against the base, as Markdown."""
-    lines = [
-        "| suite | done to the model | fidelity | frechet_sprites (95 %) | with its bias | shows |",
-        "| --- | --- | --- | --- | --- | --- |",
-    ]
+    lines = []
     for row in rows:
         first = next(r for r in rows if r.suite == row.suite)
         metric, interval = row.distance, row.distance.interval
@@ -86,9 +84,9 @@ def table(rows: Sequence[Row], floors: Mapping[str, Sequence[Metric]]) -> str:
         ]
         value = f"{metric.value:.3f} ({interval.low:.3f} to {interval.high:.3f})"
         bias = f"{metric.details['with_its_bias']:.3f}"
-        cells = (row.suite, row.what, f"{row.fidelity:.3f}", value, bias, " and ".join(seen) or "–")
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+        lines.append((row.suite, row.what, f"{row.fidelity:.3f}", value, bias, " and ".join(seen) or "–"))
+    head = "suite", "done to the model", "fidelity", "frechet_sprites (95 %)", "with its bias", "shows"
+    return grid(head, lines)
 
 
 def floor_text(suite: str, found: Sequence[Metric]) -> str:
