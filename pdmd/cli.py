@@ -40,7 +40,27 @@ def train(
     out: Annotated[Path | None, typer.Option(help="The run's folder.  \\[runs/TEACHER-METHOD]")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out, to the same weights.")] = False,
 ) -> None:
-    """Distil a teacher into a few-step student."""
+    """Distil a teacher into a few-step student.
+
+    Under torchrun (torchrun --nproc-per-node N -m pdmd train ...) the processes share the batch and the weights.
+    """
+    from pdmd import parallel
+
+    with parallel.joined():
+        _train(method, teacher, recipe, student, fake, set_ or [], out, resume)
+
+
+def _train(
+    method: str | None,
+    teacher: str | None,
+    recipe: Path | None,
+    student: str | None,
+    fake: str | None,
+    overrides: list[str],
+    out: Path | None,
+    resume: bool,
+) -> None:
+    from pdmd import parallel
     from pdmd.config import make_config
     from pdmd.run import Run, new_folder
     from pdmd.train import Interrupted, prepare
@@ -49,7 +69,7 @@ def train(
     if resume:
         if out is None:
             raise UserError("--resume needs --out, the folder of the run to go on with")
-        if method or teacher or recipe or student or fake or set_:
+        if method or teacher or recipe or student or fake or overrides:
             raise UserError("--resume takes the run's own settings; leave out all others but --out")
         run = Run.reopen(out)
         if (run.student / "student.json").is_file():
@@ -58,11 +78,11 @@ def train(
         task = prepare(run.config)
     else:
         kinds = [f"{key}={value}" for key, value in (("student", student), ("fake", fake)) if value]
-        config = make_config(method, teacher, recipe, [*kinds, *(set_ or [])])
+        config = make_config(method, teacher, recipe, [*kinds, *overrides])
         task = prepare(config)  # before the folder is made: bad input leaves nothing behind
-        run = Run.create(out or new_folder(config), config)
+        run = Run.create(parallel.agreed(out or new_folder(config)), config)
     print(f"training {run.config.method} from {run.config.teacher} into {run.folder}")
-    with _progress() as progress:
+    with _progress(quiet=parallel.rank() > 0) as progress:
         bar = progress.add_task("starting", total=run.config.generator_steps, figures="")
 
         def report(step: int, total: int, stage: int, row: dict[str, float]) -> None:
@@ -75,7 +95,10 @@ def train(
             written = run_training(run, task, resume, report, lambda text: progress.console.print(f"warning: {text}"))
         except Interrupted as stop:
             progress.stop()
-            print(f"interrupted at step {stop}; go on with: pdmd train --resume --out {run.folder}", file=sys.stderr)
+            if parallel.rank() == 0:
+                print(
+                    f"interrupted at step {stop}; go on with: pdmd train --resume --out {run.folder}", file=sys.stderr
+                )
             raise typer.Exit(INTERRUPTED) from None
     print(f"student: {written}")
     print(f'next:    pdmd sample {run.folder} --prompt "..."   or   pdmd bench --suite motion --model {run.folder}')
@@ -160,12 +183,12 @@ def doctor() -> None:
         raise typer.Exit(1)
 
 
-def _progress() -> Any:
+def _progress(quiet: bool) -> Any:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (TextColumn("{task.description}"), BarColumn(bar_width=24), MofNCompleteColumn(), TimeRemainingColumn())
-    return Progress(*columns, TextColumn("{task.fields[figures]}"), console=Console(stderr=True))
+    return Progress(*columns, TextColumn("{task.fields[figures]}"), console=Console(stderr=True, quiet=quiet))
 
 
 def _version(value: bool) -> None:

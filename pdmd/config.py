@@ -12,6 +12,7 @@ from pathlib import Path
 from types import NoneType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
+from pdmd import parallel
 from pdmd.errors import UserError, first_line, suggest
 from pdmd.files import parse_toml
 from pdmd.plan import METHODS, Interval, Plan, Target, Weight, with_options
@@ -105,6 +106,13 @@ class Config:
     @property
     def compute(self) -> Compute:
         return Compute(self.dtype, self.checkpointing, self.offload, self.compile, self.device)
+
+    @property
+    def rows_at_once(self) -> int | None:
+        """The most samples that a pool or a probe makes at once in a process, where memory is short: as many as a part
+        of a batch has; else all that there are."""
+        short = self.accumulate > 1 or self.checkpointing
+        return -(-self.batch // (self.accumulate * parallel.size())) if short else None
 
     @property
     def embeddings_folder(self) -> Path:

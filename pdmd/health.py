@@ -10,16 +10,18 @@ import math
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from pdmd import parallel
 from pdmd.plan import Plan
 from pdmd.rollout import simulate
 from pdmd.sample import guided_flow, noise
 from pdmd.state import State
-from pdmd.step import draw, fake_error
+from pdmd.step import draw, fake_error, parts
 from pdmd.teachers import Cond, Teacher
 
 PROMPTS, SEEDS = 4, 4
@@ -72,26 +74,31 @@ class FakeWatch:
 class Probe:
     """The fixed prompts and noise, and the teacher's figures on them."""
 
-    def __init__(self, teacher: Teacher, texts: Sequence[str]) -> None:
-        self.teacher = teacher
+    def __init__(self, teacher: Teacher, texts: Sequence[str], most: int | None = None) -> None:
+        """With `most`, no more samples are made at once."""
+        self.teacher, self.most = teacher, most
         # Prompts of middling length, which state some factors and leave some open.
         middle = sorted(len(p.split()) for p in texts)[len(texts) // 2]
         self.prompts = sorted(dict.fromkeys(texts), key=lambda p: (abs(len(p.split()) - middle), p))[:PROMPTS]
         self.repeated = [p for p in self.prompts for _ in range(SEEDS)]
         self.z = noise(teacher, [s for _ in self.prompts for s in range(SEEDS)], teacher.frames)
         self.cond = teacher.encode(self.repeated)
-        x = guided_flow(teacher, self.z, self.cond, teacher.grid(teacher.steps))
+        x = self._guided(self.z, teacher.grid(teacher.steps))
         self.reference = self.measure(x, teacher.decode(x))
+
+    def _guided(self, x: Tensor, grid: tuple[float, ...]) -> Tensor:
+        return parallel.in_shares(lambda x, cond: guided_flow(self.teacher, x, cond, grid), x, self.cond, self.most)
 
     @torch.no_grad()
     def sample(self, plan: Plan, state: State, stage: int) -> Tensor:
         """Latents of the probe (n, ...)."""
         done = plan.phases if plan.interleaved else plan.phases[: stage + 1]
-        x = simulate(self.teacher.velocity, state.experts, done, self.z, self.cond)
+        run = partial(simulate, self.teacher.velocity, state.experts, done)
+        x = parallel.in_shares(run, self.z, self.cond, self.most)
         if done[-1].end > 0:
             left = [t for t in self.teacher.grid(4 * FINISH_STEPS) if t < done[-1].end]
             grid = (done[-1].end, *left[:: max(1, len(left) // FINISH_STEPS)], 0.0)
-            x = guided_flow(self.teacher, x, self.cond, tuple(dict.fromkeys(grid)))
+            x = self._guided(x, tuple(dict.fromkeys(grid)))
         return x
 
     def measure(self, x: Tensor, pixels: np.ndarray) -> Figures:
@@ -118,9 +125,20 @@ class Probe:
 
 @torch.no_grad()
 def fake_lag(
-    teacher: Teacher, plan: Plan, stage: int, state: State, start: Tensor, cond: Cond, g: torch.Generator
+    teacher: Teacher,
+    plan: Plan,
+    stage: int,
+    state: State,
+    start: Tensor,
+    cond: Cond,
+    g: torch.Generator,
+    count: int = 1,
 ) -> float:
-    """F's loss on fresh samples of the generator: how far it lags behind."""
+    """F's loss on fresh samples of the generator, the batch in `count` parts: how far it lags behind."""
     phase = plan.stages[stage][0]
-    drawn = draw(phase, start, g)
-    return float(fake_error(teacher, plan, phase, state.expert.net, state.fake.net, start, cond, drawn))
+    drawn, nets = draw(phase, start, g), (state.expert.net, state.fake.net)
+    losses = [
+        share * fake_error(teacher, plan, phase, *nets, start, cond, drawn, rows)
+        for rows, share in parts(len(start), count)
+    ]
+    return float(parallel.mean(torch.stack(losses).sum()))

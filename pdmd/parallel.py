@@ -11,6 +11,7 @@ import contextlib
 import io
 import os
 import shutil
+import warnings
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from functools import cache
@@ -143,14 +144,16 @@ def gathered(x: Tensor) -> Tensor:
     return torch.cat(parts)
 
 
-def in_shares(run: Callable[[Tensor, Any], Tensor], x: Tensor, cond: Any) -> Tensor:
-    """run(x, cond) of rows x (n, ...), each process computing its own; whole in all of them. Where n is no multiple
-    of the processes the last row is computed several times."""
-    if size() == 1:
-        return run(x, cond)
+def in_shares(run: Callable[[Tensor, Any], Tensor], x: Tensor, cond: Any, most: int | None = None) -> Tensor:
+    """run(x, cond) of rows x (n, ...), each process computing its own, at most so many at once; whole in all of them.
+    Where n is no multiple of the processes the last row is computed several times."""
     n, each = len(x), -(-len(x) // size())
-    rows = (rank() * each + torch.arange(each)).clamp(max=n - 1)
-    return gathered(run(x[rows], cond[rows]))[:n]
+    if size() > 1:
+        rows = (rank() * each + torch.arange(each)).clamp(max=n - 1)
+        x, cond = x[rows], cond[rows]
+    most = most or each
+    made = [run(x[i : i + most], cond[i : i + most]) for i in range(0, each, most)]
+    return gathered(torch.cat(made) if len(made) > 1 else made[0])[:n]
 
 
 def whole(x: Tensor) -> Tensor:
@@ -167,6 +170,8 @@ def shard(net: nn.Module, device: torch.device) -> nn.Module:
     """Share out a network's parameters, block by block where it has blocks; they come together while it runs."""
     from torch.distributed.fsdp import FSDPModule, fully_shard
 
+    # Where a network's output is a view, nothing may write into it; nothing here does.
+    warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view")
     if size() == 1 or isinstance(net, FSDPModule):
         return net
     blocks = getattr(net, "_repeated_blocks", None) or ()

@@ -3,7 +3,7 @@
 config.json      the resolved configuration, with versions
 metrics.jsonl    one row a generator step; health figures where they were taken
 tensorboard/     the same, as curves
-checkpoints/     step-N.pt with its checksum, the newest few
+checkpoints/     step-N.pt with its checksum, the newest few; of many processes the folders step-N
 previews/        contact sheets of the probe as training goes, and the teacher's
 .lock            held while a process works in the folder
 student/         the finished student, a diffusers folder; there only when the run is done
@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 from torch.utils.tensorboard import SummaryWriter
 
+from pdmd import parallel
 from pdmd.config import Config, from_dict
 from pdmd.errors import UserError
 from pdmd.files import LOCK, PART, claim, parse_json, write_bytes
@@ -30,7 +31,8 @@ VERSION = 1
 
 
 class Run:
-    """One folder; `create` and `reopen` are the ways in. Until `close` it is this process's alone."""
+    """One folder; `create` and `reopen` are the ways in. Until `close` it is this process's alone; of the processes of
+    one run the first has it, and the others write nothing."""
 
     def __init__(self, folder: Path, config: Config) -> None:
         self.folder, self.config = folder, config
@@ -38,11 +40,13 @@ class Run:
         self.student = folder / STUDENT
         self.metrics = folder / "metrics.jsonl"
         self._board: SummaryWriter | None = None
-        self._claim = claim(folder)
+        self._claim = claim(folder) if parallel.rank() == 0 else None
 
     @classmethod
     def create(cls, folder: Path, config: Config) -> Run:
         """A new folder. Raises UserError where one is already there: nothing is overwritten."""
+        if parallel.rank() > 0:
+            return cls(folder, config)
         taken = UserError(f"{folder} already exists; use --resume to go on, or another --out")
         if folder.exists() and (not folder.is_dir() or any(not _leftover(path) for path in folder.iterdir())):
             raise taken
@@ -71,6 +75,8 @@ class Run:
 
     def rewind(self, step: int) -> None:
         """Drop what was logged after a step, so that a resumed run logs what the uninterrupted one would."""
+        if self._claim is None:
+            return
         if self.metrics.exists():
             lines = self.metrics.read_bytes().splitlines(keepends=True)
             try:
@@ -82,6 +88,8 @@ class Run:
 
     def log(self, step: int, **row: float | int | str) -> None:
         """Append a row to metrics.jsonl and TensorBoard."""
+        if self._claim is None:
+            return
         with self.metrics.open("a", encoding="utf-8") as f:
             f.write(json.dumps({"step": step, **row}) + "\n")
         if self._board is None:
@@ -92,6 +100,8 @@ class Run:
 
     def preview(self, name: str, pixels: np.ndarray) -> None:
         """A contact sheet of clips uint8 (n, frames, H, W, 3): a row a clip, up to five frames of it."""
+        if self._claim is None:
+            return
         import cv2
 
         shown = np.unique(np.linspace(0, pixels.shape[1] - 1, 5).round().astype(int))
@@ -102,7 +112,8 @@ class Run:
         if self._board is not None:
             self._board.close()
             self._board = None
-        self._claim.close()
+        if self._claim is not None:
+            self._claim.close()
 
 
 def _leftover(path: Path) -> bool:

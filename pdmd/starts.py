@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from pdmd import parallel
 from pdmd.config import Config
 from pdmd.errors import UserError
 from pdmd.files import parse_json
@@ -39,7 +41,8 @@ class Starts:
 
     def __post_init__(self) -> None:
         self.texts = {image: self._prompts(image) for image in self.kinds()}
-        self.conditions = {image: self.teacher.encode(texts) for image, texts in self.texts.items()}
+        encoded = {image: self.teacher.encode(texts) for image, texts in self.texts.items()}
+        self.conditions = {image: cond.to(torch.device("cpu")) for image, cond in encoded.items()}  # they may be many
 
     def kinds(self) -> list[bool]:
         """Whether clips, single images or both are trained on: [False], [False, True]. What goes on from a first
@@ -66,10 +69,10 @@ class Starts:
         if before and self.config.pool and not training & {p.expert for p in before}:
             x, rows = self._pool(state, stage, before, frames)
             index = torch.randint(len(x), (self.config.batch,), generator=g)
-            return x[index], bank[rows[index]]
+            return x[index], bank[rows[index]].to(self.teacher.device)
         z, rows = self._noise(self.config.batch, frames, g)
-        cond = bank[rows]
-        return (simulate(self.teacher.velocity, state.experts, before, z, cond) if before else z), cond
+        cond = bank[rows].to(self.teacher.device)
+        return (self._simulate(state, before, z, cond) if before else z), cond
 
     def _bank(self, frames: int) -> Cond:
         """The conditions of clips, or of single images where both are trained on."""
@@ -80,6 +83,11 @@ class Starts:
         z = torch.randn((n, *self.teacher.shape(frames)), generator=g).to(self.teacher.device)
         return z, torch.randint(len(self._bank(frames)), (n,), generator=g)
 
+    def _simulate(self, state: State, before: tuple[Phase, ...], z: Tensor, cond: Cond) -> Tensor:
+        """Samples of the phases before, from noise."""
+        run = partial(simulate, self.teacher.velocity, state.experts, before)
+        return parallel.in_shares(run, z, cond, self.config.rows_at_once)
+
     def _pool(self, state: State, stage: int, before: tuple[Phase, ...], frames: int) -> tuple[Tensor, Tensor]:
         refresh = state.step // self.config.pool_refresh if self.config.pool_refresh else 0
         key = (stage, frames, refresh)
@@ -89,7 +97,7 @@ class Starts:
             for i in range(0, self.config.pool, POOL_BATCH):
                 g = generator(self.config.seed, 1, stage, frames, refresh, i)
                 z, rows = self._noise(min(POOL_BATCH, self.config.pool - i), frames, g)
-                made.append((simulate(self.teacher.velocity, state.experts, before, z, bank[rows]), rows))
+                made.append((self._simulate(state, before, z, bank[rows].to(self.teacher.device)), rows))
             self.pools[key] = (torch.cat([x for x, _ in made]), torch.cat([rows for _, rows in made]))
         return self.pools[key]
 

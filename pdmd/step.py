@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from pdmd import parallel
 from pdmd.flow import renoise, x0_from_velocity
 from pdmd.loss import fake_loss, generator_gradient, normaliser, surrogate
 from pdmd.plan import Phase, Plan
@@ -28,7 +29,8 @@ class NotFinite(ArithmeticError):  # noqa: N818 - says what a tensor is
 
 
 def finite(name: str, x: Tensor) -> Tensor:
-    """The tensor itself. Raises NotFinite where it is not finite."""
+    """The tensor itself, whole where processes share it. Raises NotFinite where it is not finite."""
+    x = parallel.whole(x)
     if not (x.is_meta or bool(torch.isfinite(x).all())):
         raise NotFinite(name)
     return x
@@ -88,8 +90,9 @@ def draw(phase: Phase, like: Tensor, generator: torch.Generator) -> Draw:
 
 
 def parts(n: int, count: int) -> list[tuple[slice, float]]:
-    """n rows in at most `count` parts of as even a size as can be, with each part's share of the rows."""
-    return [(slice(int(rows[0]), int(rows[-1]) + 1), len(rows) / n) for rows in torch.arange(n).chunk(count)]
+    """This process's rows of n in at most `count` parts of as even a size as can be, with each part's share of them."""
+    own = parallel.own_rows(n)
+    return [(slice(int(rows[0]), int(rows[-1]) + 1), len(rows) / len(own)) for rows in own.chunk(count)]
 
 
 def fake_error(
@@ -132,7 +135,7 @@ def fit_fake(
             yield loss
 
     fake.descend(losses(), "fake_gradient")
-    return torch.stack(made).sum()
+    return parallel.mean(torch.stack(made).sum())
 
 
 def update_generator(
@@ -164,4 +167,5 @@ def update_generator(
             yield share * surrogate(sample.x_s, gradient)
 
     norm = expert.descend(losses(), "generator_gradient")
-    return Update(torch.cat(gradients).pow(2).mean(), norm, torch.cat(normalisers))
+    square = parallel.mean(torch.cat(gradients).pow(2).mean())
+    return Update(square, norm, parallel.gathered(torch.cat(normalisers)))

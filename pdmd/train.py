@@ -6,12 +6,13 @@ import signal
 import time
 from collections.abc import Callable
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
 
 import torch
 
+from pdmd import memory, parallel
 from pdmd import state as states
 from pdmd.config import Config
 from pdmd.errors import UserError
@@ -60,10 +61,16 @@ class Task:
 
 def prepare(config: Config) -> Task:
     """Load the teacher and the prompts. Raises UserError for bad input; writes nothing."""
-    teacher = load_teacher(config.teacher, config.weights, config.embeddings_folder, config.compute)
-    teacher.shape(teacher.frames)
+    parallel.check_batch(config.batch)
+    memory.check(config)
     plan = config.plan()
-    return Task(plan, teacher, Starts(teacher, config, plan))
+    with parallel.in_turn():
+        teacher = load_teacher(config.teacher, config.weights, config.embeddings_folder, config.compute)
+        teacher.shape(teacher.frames)
+        starts = Starts(teacher, config, plan)
+    for net in getattr(teacher, "experts", ()):
+        parallel.shard(net, teacher.device)
+    return Task(plan, teacher, starts)
 
 
 def train(run: Run, task: Task, resume: bool, report: Report, say: Say) -> Path:
@@ -77,7 +84,7 @@ def train(run: Run, task: Task, resume: bool, report: Report, say: Say) -> Path:
 
 def _train(run: Run, task: Task, resume: bool, report: Report, say: Say) -> State:
     config, plan, teacher, starts = run.config, task.plan, task.teacher, task.starts
-    probe = Probe(teacher, starts.texts[False]) if config.probe_every else None
+    probe = Probe(teacher, starts.texts[False], config.rows_at_once) if config.probe_every else None
     saved = resume and states.checkpoints(run.checkpoints)  # none: it was killed before the first
     state = _resume(teacher, run, plan) if saved else states.begin(teacher, config, plan)
     run.rewind(state.step if saved else -1)
@@ -104,9 +111,10 @@ def _train(run: Run, task: Task, resume: bool, report: Report, say: Say) -> Stat
                 states.hand_on(state)
                 if state.step < config.generator_steps:
                     state = states.begin_stage(teacher, config, plan, state.experts, stage + 1, state.step)
-            if state.step % config.checkpoint_every == 0 or last or signals.caught:
+            caught = parallel.anywhere(signals.caught)
+            if state.step % config.checkpoint_every == 0 or last or caught:
                 states.save(state, run.checkpoints, config.keep)
-            if signals.caught and state.step < config.generator_steps:
+            if caught and state.step < config.generator_steps:
                 raise Interrupted(state.step)
     states.prune(run.checkpoints, config.keep)  # a run killed in its last save saves no more
     return state
@@ -167,14 +175,25 @@ def _health(run: Run, task: Task, state: State, stage: int, probe: Probe, say: S
     if probe.collapsed(figures):
         share = figures.distance / probe.reference.distance
         say(f"step {state.step}: the probe's diversity is {share:.0%} of the teacher's; the student may be collapsing")
-    return {"fake_lag": fake_lag(teacher, plan, stage, state, x, cond, g), **figures.flat("probe")}
+    lag = fake_lag(teacher, plan, stage, state, x, cond, g, run.config.accumulate)
+    return {"fake_lag": lag, **figures.flat("probe")}
 
 
 def finish(teacher: Teacher, run: Run, plan: Plan, state: State) -> Path:
     """Write the student's folder whole or not at all."""
+    experts = state.experts
+    if parallel.size() > 1:
+        weights = [parallel.weights_of(net) for net in experts]
+        if parallel.rank() > 0:
+            return run.student
+        compute = replace(run.config.compute, device="cpu")
+        teacher = load_teacher(run.config.teacher, run.config.weights, run.config.embeddings_folder, compute)
+        experts = states.first_experts(teacher, run.config, plan)
+        for net, kept in zip(experts, weights, strict=True):
+            net.load_state_dict(kept)
     try:
         with whole_folder(run.student) as temporary:
-            teacher.save_student(state.experts, plan.grid, plan.experts, temporary)
+            teacher.save_student(experts, plan.grid, plan.experts, temporary)
     except OSError as error:
         raise UserError(f"cannot write {run.student}: {error.strerror}; make room and use --resume") from None
     return run.student

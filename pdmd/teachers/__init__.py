@@ -61,11 +61,12 @@ class Compute:
 class Cond(Protocol):
     """What prompts become for their family, a row a sample: a tensor (n, ...) or a few of them together.
 
-    The trainer only counts rows and picks them: by a slice or by a tensor of indices.
+    The trainer only counts rows, picks them (by a slice or by a tensor of indices), and moves them to a device.
     """
 
     def __len__(self) -> int: ...
     def __getitem__(self: C, index: Any, /) -> C: ...
+    def to(self: C, device: torch.device, /) -> C: ...
 
 
 class Teacher(Protocol):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -18,6 +19,7 @@ from diffusers import FlowMatchEulerDiscreteScheduler
 from torch import Tensor, nn
 from torch.autograd.graph import save_on_cpu
 
+from pdmd import parallel
 from pdmd.embeddings import Embeddings, Rows
 from pdmd.errors import UserError, suggest
 from pdmd.files import parse_json
@@ -25,6 +27,8 @@ from pdmd.flow import shift_of, time_grid
 from pdmd.teachers import Compute, Lora, Weights
 from pdmd.teachers.lora import Adapted, adapt, base_of, checkpoint_blocks, plain, remove
 
+#: Clips of small frames are decoded together, up to so many pixels: one clip of 81 frames of 480 x 832.
+PIXELS_AT_ONCE = 2**25
 #: What a folder says of itself beside diffusers' own files.
 SETTINGS_FILE = "pdmd.json"
 
@@ -113,6 +117,8 @@ class PipelineTeacher(ABC):
         self.experts[0].to(self.device)  # others wait on the CPU
 
     def settle(self, nets: Sequence[nn.Module], others: Sequence[nn.Module], t: float) -> None:
+        if parallel.size() > 1:
+            return  # all are shared out over the devices
         kept = [base_of(net) for net in (*nets, self.owner(t))]
         for net in (*self.experts, *others):
             if not any(base_of(net) is one for one in kept):
@@ -144,7 +150,9 @@ class PipelineTeacher(ABC):
         """A network's output, float32, run as `compute` says."""
         with self._on_device(base_of(net)), ExitStack() as stack:
             if self.compute.dtype != "float32":
-                stack.enter_context(torch.autocast(self.device.type, getattr(torch, self.compute.dtype)))
+                # Its cache would keep a copy of all weights in training until the network is through.
+                half = getattr(torch, self.compute.dtype)
+                stack.enter_context(torch.autocast(self.device.type, half, cache_enabled=False))
             if self.compute.offload and torch.is_grad_enabled():
                 stack.enter_context(save_on_cpu(pin_memory=self.device.type == "cuda"))
             return net(*args, return_dict=False, **kwargs)[0].float()
@@ -203,9 +211,10 @@ class PipelineTeacher(ABC):
         v = torch.empty_like(x, dtype=torch.float32)
         owner = torch.stack([t < bound for bound in self.bounds]).sum(0)
         for k, (net, w) in enumerate(zip(self.experts, self.weights, strict=True)):
-            rows = owner == k
-            if rows.any():
-                v[rows] = self.guided_by(net, w, x[rows], t[rows], cond[rows])
+            rows = (owner == k).nonzero().flatten()
+            if parallel.anywhere(len(rows) > 0):  # where a network is shared out all processes run it together
+                own = rows if len(rows) else owner.new_zeros(1)
+                v[rows] = self.guided_by(net, w, x[own], t[own], cond[own])[: len(rows)]
         return v
 
     def owner(self, t: float) -> nn.Module:
@@ -216,7 +225,9 @@ class PipelineTeacher(ABC):
         """A trainable copy of the transformer for noise level t, or an adapter on it. An adapter replaces one of
         its name on any of the teacher's transformers."""
         if lora is None:
-            return self._prepare(plain(self.owner(t)).requires_grad_(True))
+            net = self.owner(t)
+            net = parallel.copied(net, self.device) if parallel.size() > 1 else plain(net)
+            return self._prepare(net.requires_grad_(True))
         for net in self.experts:
             remove(net, lora.name)
         return adapt(self.owner(t), lora, self.adapted_layers)
@@ -227,7 +238,9 @@ class PipelineTeacher(ABC):
         vae = self.pipeline.vae
         mean = torch.tensor(vae.config.latents_mean, device=x.device).view(1, -1, 1, 1, 1)
         std = torch.tensor(vae.config.latents_std, device=x.device).view(1, -1, 1, 1, 1)
-        frames = vae.decode((x * std + mean).to(vae.dtype), return_dict=False)[0].float()
+        n = max(1, PIXELS_AT_ONCE // (self.frames * math.prod(self.size)))
+        parts = ((part * std + mean).to(vae.dtype) for part in x.split(n))
+        frames = torch.cat([vae.decode(part, return_dict=False)[0].float() for part in parts])
         if not bool(torch.isfinite(frames).all()):
             raise UserError(f"teacher {self.name}: its autoencoder made pixels that are not finite (NaN or infinite)")
         pixels = ((frames.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)

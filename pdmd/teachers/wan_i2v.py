@@ -40,6 +40,9 @@ class FirstFrames:
     def __len__(self) -> int:
         return len(self.embeds)
 
+    def to(self, device: torch.device) -> FirstFrames:
+        return FirstFrames(self.embeds.to(device), self.given)
+
     def __getitem__(self, index: Any) -> FirstFrames:
         rows = index.cpu() if isinstance(index, Tensor) else index
         return FirstFrames(self.embeds[index], self.given[rows])

@@ -1,0 +1,232 @@
+"""What a training step keeps in a device's memory, by arithmetic, before anything is loaded. docs/scale.md.
+
+python -m pdmd.memory wan2.1-14b [--processes 8] [--set key=value ...]    # or a teacher's folder
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import math
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from torch import nn
+
+from pdmd import parallel
+from pdmd.config import Config, make_config
+from pdmd.errors import UserError
+from pdmd.files import parse_json
+from pdmd.teachers import EMBEDDED
+
+GB = 10**9
+#: Bytes of a parameter in training: float32 itself, its gradient, AdamW's two moments.
+TRAINED = 16
+#: What a backward pass keeps of a block, and makes on the way, in bytes a token: so much times the width of the stream,
+#: and times the width of the feed-forward layer. Measured: tests/test_memory.py.
+KEPT = {"bfloat16": (64, 8), "float32": (92, 16)}
+#: Latents, float32, of the samples that a process computes at a time: x_s, x0, x_t, T and F, the gradient, and so on.
+LATENTS = 10
+#: What saves memory, in the order in which it is offered.
+SAVINGS = ("dtype=bfloat16", "checkpointing=true", "accumulate={batch}", "student=lora", "fake=lora", "offload=true")
+#: Published teachers: experts, and what their transformer's class is told beside its defaults, which are Wan2.1-14B's
+#: (config.json of Wan-AI/Wan2.1-T2V-1.3B-Diffusers, Wan2.1-T2V-14B-Diffusers, Wan2.2-T2V-A14B-Diffusers).
+PUBLISHED: dict[str, tuple[int, dict[str, int]]] = {
+    "wan2.1-1.3b": (1, {"num_attention_heads": 12, "ffn_dim": 8960, "num_layers": 30}),
+    "wan2.1-14b": (1, {}),
+    "wan2.2-a14b": (2, {}),
+}
+#: The latent of a Wan clip of 81 frames of 480 x 832 pixels, and the tokens of a prompt.
+CLIP, PROMPT = (16, 21, 60, 104), 512
+
+
+@dataclass(frozen=True)
+class Size:
+    """A teacher's numbers: `parameters` of one of its `experts`, `per_rank` those of a LoRA adapter of rank 1, `block`
+    those of one of its `blocks`; `width` of the stream, `feed` of the feed-forward layer, `tokens` of a sample;
+    `latent` and `prompt` are the elements of a sample's latent and of a prompt's embedding."""
+
+    experts: int
+    parameters: int
+    per_rank: int
+    block: int
+    blocks: int
+    width: int
+    feed: int
+    tokens: int
+    latent: int
+    prompt: int
+
+
+def size_of(net: nn.Module, layers: str, experts: int, latent: tuple[int, ...], length: int = PROMPT) -> Size:
+    """The numbers of a transformer (on the meta device, say). `layers` is the pattern of the layers that adapters sit
+    on, `latent` a latent's shape, of which 2 x 2 are a token, `length` the tokens of a prompt."""
+    config: Any = net.config
+    blocks = [m for m in net.modules() if type(m).__name__ in (getattr(net, "_repeated_blocks", None) or ())]
+    adapted = [m for name, m in net.named_modules() if isinstance(m, nn.Linear) and re.fullmatch(layers, name)]
+    width = config.num_attention_heads * config.attention_head_dim
+    return Size(
+        experts=experts,
+        parameters=sum(p.numel() for p in net.parameters()),
+        per_rank=sum(m.in_features + m.out_features for m in adapted),
+        block=max(sum(p.numel() for p in block.parameters()) for block in blocks),
+        blocks=len(blocks),
+        width=width,
+        feed=getattr(config, "ffn_dim", 4 * width),
+        tokens=math.prod(latent[1:]) // 4,
+        latent=math.prod(latent),
+        prompt=length * (getattr(config, "text_dim", None) or config.joint_attention_dim),
+    )
+
+
+def parts(size: Size, config: Config, processes: int = 1) -> dict[str, float]:
+    """Bytes on each of so many devices at the peak of a step, by what they are for."""
+    plan, alone = config.plan(), processes == 1
+    half, later = config.dtype == "bfloat16", max(plan.experts)
+    rows = config.batch / processes / min(config.accumulate, config.batch / processes)
+    whole = {"student": config.student == "full", "fake": config.fake == "full"}
+    ranks = {"student": config.student_rank, "fake": config.fake_rank}
+    count = {role: size.parameters if whole[role] else ranks[role] * size.per_rank for role in whole}
+    # Of several processes, networks are shared out; what runs comes together: a block and the next, or an adapter.
+    together = sum(8 * (2 * size.block if whole[role] else count[role]) for role in whole)
+    # Alone, whole experts that are not in training wait on the CPU; adapters stay.
+    waiting = 0 if alone and whole["student"] else 4 * later * count["student"]
+    average = 4 * count["student"] if plan.ema else 0
+    stream, feed = KEPT[config.dtype]
+    kept = rows * size.tokens * (stream * size.width + feed * size.feed)
+    inputs = rows * size.tokens * size.width * (2 if half else 4) * size.blocks
+    if config.checkpointing:  # one block at a time is computed again; its weights in training are cast to half
+        casts = 2 * size.block if half and any(whole.values()) else 0
+    else:
+        inputs, kept = 0, 0 if config.offload else kept * size.blocks
+        casts = 2 * size.parameters if half and any(whole.values()) else 0
+    steps = max(phase.steps if phase.full_graph else 1 for phase in plan.phases)
+    return {
+        "frozen weights": (2 if half else 4) * size.parameters * (1 if alone else size.experts / processes),
+        "student, gradient, optimiser": (TRAINED * count["student"] + waiting + average) / processes,
+        "F, gradient, optimiser": TRAINED * count["fake"] / processes,
+        "weights gathered to run": 0 if alone else together + (2 if half else 4) * 2 * size.block,
+        "inputs of blocks": 0 if config.offload else steps * inputs,
+        "activations": kept * (1 if config.checkpointing else steps) + casts,
+        "latents": 4 * size.latent * (2 * config.batch + LATENTS * rows + (config.pool if later else 0)),
+        "embeddings": 4 * size.prompt * (config.batch + 3 * rows),
+    }
+
+
+def total(size: Size, config: Config, processes: int = 1) -> float:
+    return sum(parts(size, config, processes).values())
+
+
+def published(name: str) -> Size:
+    """A published teacher on clips of 81 frames of 480 x 832."""
+    from diffusers import WanTransformer3DModel
+
+    from pdmd.teachers.wan import Wan
+
+    experts, arguments = PUBLISHED[name]
+    with torch.device("meta"):
+        net = WanTransformer3DModel(**arguments)
+    return size_of(net, Wan.adapted_layers, experts, CLIP)
+
+
+def read_size(spec: str) -> Size | None:
+    """The numbers of a folder or a hub id, from its small files alone; None where they do not say enough: loading it
+    will tell why."""
+    import diffusers
+
+    from pdmd.teachers.families import FAMILIES
+    from pdmd.teachers.pipeline import read_settings
+
+    try:
+        index, net, vae = (
+            parse_json(_file(spec, name).read_bytes())
+            for name in ("model_index.json", "transformer/config.json", "vae/config.json")
+        )
+        family, boundary = FAMILIES[index["_class_name"]], index.get("boundary_ratio")
+        defaults = family.defaults(SimpleNamespace(config=SimpleNamespace(boundary_ratio=boundary)))
+        settings = read_settings(Path(spec), defaults)
+        side = vae.get("scale_factor_spatial") or 2 ** len(vae["temperal_downsample"])
+        frames = 1 + (settings.frames - 1) // (vae.get("scale_factor_temporal") or 4)
+        latent = (vae["z_dim"], frames, settings.height // side, settings.width // side)
+        with torch.device("meta"):
+            made = getattr(diffusers, net["_class_name"]).from_config(net)
+        return size_of(made, family.adapted_layers, 1 if boundary is None else 2, latent)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError):
+        return None
+
+
+def _file(spec: str, name: str) -> Path:
+    """A small file of a folder, or of a hub id, fetched."""
+    from huggingface_hub import hf_hub_download
+
+    return Path(spec) / name if Path(spec).exists() else Path(hf_hub_download(spec, name))
+
+
+def free(device: str) -> float:
+    """Bytes that can be had on a device; infinite where that is not known."""
+    if device.startswith("cuda"):
+        return float(torch.cuda.mem_get_info(device)[0]) if torch.cuda.is_available() else math.inf
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        available = next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable"))
+    except (OSError, StopIteration, ValueError):
+        return math.inf
+    return 1024 * available / int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+
+
+def check(config: Config) -> None:
+    """Raises UserError, saying what would fit, where a run would not fit its device."""
+    size = None if config.teacher in EMBEDDED else read_size(config.teacher)
+    room, processes = free(config.device), parallel.size()
+    if size is None or (needed := total(size, config, processes)) <= room:
+        return
+    raise UserError(
+        f"{config.teacher} needs about {needed / GB:.3g} GB on device {config.device}, where {room / GB:.3g} GB are "
+        f"free; {fitting(size, config, processes, room)} (docs/scale.md)"
+    )
+
+
+def fitting(size: Size, config: Config, processes: int, room: float) -> str:
+    """What to set so that a run fits: settings that save memory, then more processes."""
+    changed: list[str] = []
+    for saving in SAVINGS:
+        key, _, value = saving.format(batch=config.batch // processes).partition("=")
+        new: Any = {"true": True}.get(value, int(value) if value.isdigit() else value)
+        if getattr(config, key) == new:
+            continue
+        config = dataclasses.replace(config, **{key: new})
+        changed.append(f"--set {key}={value}")
+        if total(size, config, processes) <= room:
+            return f"it would fit, at {total(size, config, processes) / GB:.3g} GB, with {' '.join(changed)}"
+    for many in (2**k for k in range(1, 11)):
+        if many > processes and config.batch % many == 0 and total(size, config, many) <= room:
+            return f"it would fit over {many} processes, by torchrun, with {' '.join(changed) or 'the same settings'}"
+    return "no settings and no number of processes would make it fit"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("teacher", help=f"{', '.join(PUBLISHED)}, or a folder")
+    parser.add_argument("--method", default="phased")
+    parser.add_argument("--processes", type=int, nargs="+", default=[1, 8, 64])
+    parser.add_argument("--set", dest="settings", action="append", default=[], metavar="KEY=VALUE")
+    args = parser.parse_args()
+    config = make_config(args.method, args.teacher, None, args.settings)
+    size = published(args.teacher) if args.teacher in PUBLISHED else read_size(args.teacher)
+    if size is None:
+        raise SystemExit(f"{args.teacher}: no size can be read")
+    print(f"{args.teacher}: {size.parameters / GB:.2f} billion parameters, {size.tokens} tokens a sample")
+    columns = [parts(size, config, n) for n in args.processes]
+    print("".join([f"{'GB on each device, of':32}", *(f"{n:>9}" for n in args.processes)]))
+    for name in columns[0]:
+        print("".join([f"{name:32}", *(f"{column[name] / GB:9.2f}" for column in columns)]))
+    print("".join([f"{'all':32}", *(f"{sum(column.values()) / GB:9.2f}" for column in columns)]))
+
+
+if __name__ == "__main__":
+    main()
