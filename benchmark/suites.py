@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -76,6 +76,15 @@ ALL = "all"  # in place of a suite's name
 FIRST_FRAMES = "motion-i2v"  # the suite that `pdmd bench prepare-i2v` makes first frames for
 PROMPT_VERSION = 2  # raise it with any change to a shipped prompt file
 
+MOTION = Suite(
+    name="motion",
+    version=1,
+    prompt_files={"sprites": "sprites/motion.jsonl", "open": "motion.jsonl"},
+    seeds=(0,),
+    own_noise=True,
+    frames=None,
+    metrics=("fidelity", "optical_flow", "dynamic_degree"),
+)
 SUITES = {
     suite.name: suite
     for suite in (
@@ -88,23 +97,11 @@ SUITES = {
             frames=1,
             metrics=("fidelity", "dinov3_similarity", "lpips", "factor_diversity"),
         ),
-        Suite(
-            name="motion",
-            version=1,
-            prompt_files={"sprites": "sprites/motion.jsonl", "open": "motion.jsonl"},
-            seeds=(0,),
-            own_noise=True,
-            frames=None,
-            metrics=("fidelity", "optical_flow", "dynamic_degree"),
-        ),
-        Suite(
-            name="motion-i2v",
-            version=1,
+        MOTION,
+        replace(
+            MOTION,
+            name=FIRST_FRAMES,
             prompt_files={"sprites": "sprites/motion_i2v.jsonl", "open": "motion_i2v.jsonl"},
-            seeds=(0,),
-            own_noise=True,
-            frames=None,
-            metrics=("fidelity", "optical_flow", "dynamic_degree"),
             first_frames=True,
         ),
     )

@@ -24,24 +24,13 @@ def test_dmd_is_one_step_to_zero():
 
 
 @pytest.mark.parametrize("steps", [2, 4, 8])
-def test_few_step_has_one_phase_with_the_full_graph(steps):
-    plan = few_step(steps=steps)
+@pytest.mark.parametrize("method", [few_step, sgts])
+def test_few_step_has_the_full_graph_and_sgts_random_stops_in_one_phase(method, steps):
+    plan = method(steps=steps)
     (phase,) = plan.phases
     assert phase.steps == steps
     assert (phase.start, phase.end, phase.low, phase.high) == (1, 0, 0, 1)
-    assert phase.full_graph
-    assert not phase.random_stop
-    assert plan.target == "exact"
-
-
-@pytest.mark.parametrize("steps", [2, 4, 8])
-def test_sgts_has_one_phase_and_random_stops(steps):
-    plan = sgts(steps=steps)
-    (phase,) = plan.phases
-    assert phase.steps == steps
-    assert (phase.start, phase.end, phase.low, phase.high) == (1, 0, 0, 1)
-    assert phase.random_stop
-    assert not phase.full_graph
+    assert (phase.full_graph, phase.random_stop) == ((True, False) if method is few_step else (False, True))
     assert plan.target == "exact"
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 
 import huggingface_hub.constants
 import numpy as np
 import pytest
+import torch
 
+from pdmd.errors import UserError
 from pdmd.sprites import grammar, world
 
 
@@ -33,6 +36,24 @@ class Renderer:
             for text, seed in zip(prompts, seeds, strict=True)
         ]
         return np.stack([world.render(scene, frames or 5) for scene in scenes])
+
+
+@pytest.fixture
+def refused(tmp_path) -> Callable[[Callable[[Path], object], str, object], str]:
+    """What an estimator says, in one line, of a file of weights that holds some bytes or an object; None: no file."""
+
+    def says(load: Callable[[Path], object], name: str, content: object) -> str:
+        path = tmp_path / name
+        if isinstance(content, bytes):
+            path.write_bytes(content)
+        elif content is not None:
+            torch.save(content, path)
+        with pytest.raises(UserError) as caught:
+            load(path)
+        assert "\n" not in str(caught.value)
+        return str(caught.value)
+
+    return says
 
 
 @pytest.fixture(scope="session", autouse=True)
