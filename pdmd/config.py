@@ -205,7 +205,7 @@ def _check(key: str, value: Any, where: str) -> Any:
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
         raise UserError(f"{where}: {key} = {value!r} is not {'a number' if kind in (int, float) else kind.__name__}")
     low = (key in POSITIVE and value <= 0) or (key in NOT_NEGATIVE and value < 0)
-    high = (key in BELOW_ONE and value >= 1) or (kind is int and value > MOST.get(key, 10**9))
+    high = (key in BELOW_ONE and value >= 1) or (kind in (int, float) and value > MOST.get(key, 10**9))
     if low or high or (kind is float and not math.isfinite(value)):
         raise UserError(f"{where}: {key} = {value} is out of range")
     return value
