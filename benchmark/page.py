@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -91,7 +92,7 @@ def still(sides: Mapping[str, Side]) -> bool:
     return all(row["frames"] in ("0", "1") for side in sides.values() for row in side.items)
 
 
-def gallery(sides: Mapping[str, Side], of: Values, folder: Path, groups: Sequence[Group]) -> dict[str, object]:
+def gallery(sides: Mapping[str, Side], of: Values, folder: Path, groups: Sequence[Group]) -> dict[str, Any]:
     """What the template of a page in `folder` takes to show these groups of prompts."""
     place, blocks = exhibit(sides, of, folder, [key for group in groups for key in group.ids])
     images = still(sides)
