@@ -11,12 +11,11 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
-from pdmd.config import make_config
+from pdmd.config import Config, make_config
 from pdmd.files import write_text
 from pdmd.plan import METHODS
 from pdmd.run import Run
@@ -33,16 +32,16 @@ from .suites import get_suite
 MIXTURE_SAMPLES = 8192
 
 
-def trained(method: str, teacher: str, folder: Path, overrides: Sequence[str]) -> Run:
-    """The finished run of a method, trained here as far as it is not."""
+def trained(folder: Path, config: Config) -> Run:
+    """The finished run of a configuration, trained here as far as it is not."""
     resume = (folder / "config.json").is_file()
-    run = Run.reopen(folder) if resume else Run.create(folder, make_config(method, teacher, None, overrides))
+    run = Run.reopen(folder) if resume else Run.create(folder, config)
     if not (run.student / "student.json").is_file():
         has = resume and any(run.checkpoints.glob("step-*.json"))
 
         def report(step: int, total: int, *_: object) -> None:
             if step % 100 == 0 or step == total:
-                print(f"{method}: {step} of {total} generator steps", flush=True)
+                print(f"{folder.name}: {step} of {total} generator steps", flush=True)
 
         train(run, prepare(run.config), has, report, print)
     return run
@@ -102,7 +101,7 @@ def main() -> None:
         row: dict[str, str] = {}
         if method:
             folder = args.runs / f"{args.teacher}-{method}"
-            run = trained(method, args.teacher, folder, args.overrides)
+            run = trained(folder, make_config(method, args.teacher, None, args.overrides))
             figures = last_figures(run)
             settings = "".join(f" --set {text}" for text in args.overrides)
             commands.append(f"pdmd train --method {method} --teacher {args.teacher}{settings} --out {folder}")

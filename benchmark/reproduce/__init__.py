@@ -1,0 +1,9 @@
+"""The paper's tables on the embedded world: `pdmd reproduce`.
+
+work.py      how large, where, which students: trained once, shared by the tables
+sweep.py     each method's learning rate, chosen on prompts that are not the benchmark's
+measure.py   students and base through the suites, values by prompt and training seed
+verdict.py   an ordering holds, does not hold or is undecided; pure
+table.py     parts, rows and orderings -> JSON, Markdown, pictures
+table2.py, table3.py, figure2.py, freeze.py, intervals.py, target.py, phases.py   one a table
+"""

@@ -1,0 +1,64 @@
+"""`pdmd reproduce`: which tables there are, in the order in which all are made, and what they found in one list."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pdmd.errors import UserError, suggest
+
+ALL = "all"
+WHAT = ("figure2", "table2", "table3", "target", "intervals", "phases", "freeze")
+INTERRUPTED = 130
+
+
+def reproduce(
+    what: Annotated[str, typer.Argument(metavar=f"[{'|'.join((*WHAT, ALL))}]", show_default=False)],
+    teacher: Annotated[str, typer.Option(help="sprites, or a folder with another of its world.")] = "sprites",
+    i2v_teacher: Annotated[str, typer.Option(help="The same for image to video.")] = "sprites-i2v",
+    seeds: Annotated[
+        int | None, typer.Option(help="Training seeds of every student.  \\[each table's own: 3, or 1]")
+    ] = None,
+    limit: Annotated[int | None, typer.Option(help="Only the first so many prompts of a suite.")] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="key=value for every student; lr=RATE takes the place of the sweep; repeatable."),
+    ] = None,
+    runs: Annotated[Path, typer.Option(help="The folder of students and samples.")] = Path("runs/paper"),
+    out: Annotated[Path, typer.Option(help="The folder of the tables.")] = Path("reports/paper"),
+) -> None:
+    """Test the paper's claims on the embedded world; what is finished already is not made again.
+
+    Hours on a laptop: the time is printed first. Stopped or killed, the same command goes on.
+    """
+    from pdmd.train import Interrupted
+
+    from . import figure2, table
+    from .expected import expected
+    from .summary import summary
+    from .tables import TABLES
+    from .work import Work
+
+    if what not in (*WHAT, ALL):
+        raise UserError(f"nothing to reproduce is called {what!r}: {suggest(what, (*WHAT, ALL))}")
+    for name, number in (("seeds", seeds), ("limit", limit)):
+        if number is not None and number < 1:
+            raise UserError(f"--{name} {number}: at least 1")
+    command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+    work = Work(teacher, i2v_teacher, seeds, limit, tuple(set_ or ()), runs, out, command)
+    wanted = WHAT if what == ALL else (what,)
+    print(f"{what}: {expected(work, [TABLES[name] for name in wanted if name in TABLES])}", flush=True)
+    began = time.monotonic()
+    try:
+        for name in wanted:
+            print(table.make(TABLES[name], work) if name in TABLES else figure2.make(work), flush=True)
+    except Interrupted as stop:
+        print(f"interrupted at step {stop}; the same command goes on", file=sys.stderr)
+        raise typer.Exit(INTERRUPTED) from None
+    print(summary(out))
+    print(f"{(time.monotonic() - began) / 60:.0f} minutes")

@@ -1,0 +1,67 @@
+"""How long it will take, said first: what is not there yet, at the costs of work.py."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..suites import get_suite, load_prompts
+from . import sweep
+from .measure import SAMPLES
+from .table import Table
+from .work import SAMPLE, STEP, Student, Work, there
+
+
+@dataclass(frozen=True)
+class Expected:
+    """How many students and results are yet to be made, and their seconds on two quiet cores."""
+
+    students: int
+    results: int
+    training: float
+    measuring: float
+
+    def __str__(self) -> str:
+        minutes = (self.training + self.measuring) / 60
+        whole = f"{minutes:.0f} minutes" if minutes < 100 else f"{minutes / 60:.1f} hours"
+        return (
+            f"{self.students} students to train ({self.training / 60:.0f} min) and {self.results} results to make "
+            f"({self.measuring / 60:.0f} min): about {whole} on two quiet cores"
+        )
+
+
+def expected(work: Work, tables: Iterable[Table]) -> Expected:
+    """Of these tables together, less what is finished. A learning rate yet to be chosen is any."""
+    training: dict[str, float] = {}  # a folder's pattern below runs/students -> seconds
+    measuring: dict[str, float] = {}  # below runs/bench
+    for table in tables:
+        for part in (part for part in table.parts if there(part.teacher(work))):
+            teacher, n = part.teacher(work), samples(work, part.samples)
+            of_student, of_base = SAMPLE[part.samples]
+            measuring[f"{part.samples}/{Path(teacher).name}"] = n * of_base
+            rate = dict.fromkeys(table.methods, sweep.RATES[0])
+            for student in (s for row in part.students(work, rate).values() for s in row):
+                pattern = student.name.replace(f"lr{student.lr:g}", "lr*")
+                measuring[f"{part.samples}/{pattern}"] = n * of_student
+                if not (work.rate is None and student in sweep.students(work, student.variant.method)):
+                    training[pattern] = seconds(work, student)
+        if work.rate is None:
+            n = min(sweep.PROMPTS, work.limit or sweep.PROMPTS) * len(get_suite("diversity").seeds)
+            measuring[f"sweep/{Path(work.teacher).name}"] = n * SAMPLE["clips"][1]
+            for student in (s for method in table.methods for s in sweep.students(work, method)):
+                measuring[f"sweep/{student.name}"] = n * SAMPLE["clips"][0]
+                training[student.name] = seconds(work, student)
+    students = [s for p, s in training.items() if not any(work.runs.glob(f"students/{p}/student/student.json"))]
+    results = [s for p, s in measuring.items() if not any(work.runs.glob(f"bench/{p}/result.json"))]
+    return Expected(len(students), len(results), sum(students), sum(results))
+
+
+def samples(work: Work, key: str) -> int:
+    """How many samples of a kind each model makes."""
+    suite = get_suite(SAMPLES[key].suite)
+    return len(load_prompts(suite, "sprites").prompts[: work.limit]) * len(suite.seeds)
+
+
+def seconds(work: Work, student: Student) -> float:
+    return STEP[student.variant.method] * student.config(work).generator_steps

@@ -1,0 +1,132 @@
+"""Models through the suites: results that are there and whole are kept; values by training seed and prompt."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pdmd.errors import UserError
+from pdmd.sample import Model, load_model
+
+from .. import sides
+from ..paired import RATIO, Scale, scale_of
+from ..result import kind, load
+from ..run import run_suite
+from ..sides import Side, read_side
+from ..suites import get_suite, load_prompts
+from .work import Student, Work, base
+
+#: Of the embedded world's reader, in items.csv: the mean flow of what it sees, pixels a frame. It has no value for a
+#: clip in which no objects are legible.
+FLOW_READ = "flow_read"
+
+
+@dataclass(frozen=True)
+class Samples:
+    """What is made of every prompt: a suite, its images or clips."""
+
+    suite: str
+    clips: bool = False
+
+
+SAMPLES = {
+    "images": Samples("diversity"),
+    "clips": Samples("diversity", clips=True),
+    "motion": Samples("motion"),
+    "motion-i2v": Samples("motion-i2v"),
+}
+
+
+def measured(
+    work: Work, key: str, teacher: str, students: Sequence[Student], prompts: Path | None = None, folder: str = ""
+) -> dict[str, Side]:
+    """The results of the base model, under "base", and of the students, by name, in runs/bench/KEY (or `folder`)."""
+    what, out = SAMPLES[key], work.runs / "bench" / (folder or key)
+    first = base(work, teacher)
+    models: list[Model] = [first, *(load_model(str(s.folder(work))) for s in dict.fromkeys(students))]
+    suite = get_suite(what.suite)
+    n = len(load_prompts(suite, first.domain, prompts).prompts[: work.limit])
+    stale = [model for model in models if not _whole(out / model.name / "result.json", model, n)]
+    if stale:
+        print(f"{out}: {', '.join(model.name for model in stale)}", flush=True)
+        run = [first, *(model for model in stale if model is not first)]
+        run_suite(suite, run, out, prompts=prompts, limit=work.limit, clips=what.clips, batch_size=16)
+    found = {model.name: read_side(out / model.name) for model in models}
+    return {"base": found.pop(first.name), **found}
+
+
+def _whole(path: Path, model: Model, prompts: int) -> bool:
+    """Whether a result is of this very model and so many prompts."""
+    try:
+        made = load(path).generation
+    except UserError:
+        return False
+    wanted = json.loads(json.dumps({"name": model.name, "domain": model.domain, **model.identity}))
+    return bool(made.get("model") == wanted and made.get("prompts", {}).get("n") == prompts)
+
+
+#: Values of one metric by prompt id, one mapping a training seed.
+Values = Sequence[Mapping[str, float]]
+
+
+def values(of: Sequence[Side], metric: str) -> Values:
+    """A row's values of a metric. Raises UserError where a prompt has none: no seed and no prompt is left out, but of
+    FLOW_READ, which only what is legible has."""
+    found = [sides.values(side, metric) for side in of]
+    for side, one in zip(of, found, strict=True):
+        if one.problems and metric != FLOW_READ:
+            raise UserError(f"{side.path}: {metric} of {next(iter(one.problems.values()))}; run the command again")
+    return [one.means for one in found]
+
+
+def metrics_of(of: Mapping[str, Sequence[Side]], wanted: Sequence[str]) -> list[str]:
+    """Of the wanted metrics, in this order, those that every result has."""
+
+    def has(side: Side, metric: str) -> bool:
+        return metric in side.items[0] if metric == FLOW_READ else side.result.metric(metric) is not None
+
+    return [m for m in wanted if all(has(side, m) for row in of.values() for side in row)]
+
+
+def differences(metric: str, more: Values, less: Values) -> np.ndarray:
+    """By how much the first row leads, on the metric's scale (flow: logarithms), (training seeds, prompts) over the
+    prompts that both have in all seeds; a row of one seed stands beside each of the other's."""
+    first, second = aligned(more, less)
+    if metric == FLOW_READ:
+        return RATIO.drops(first, second)
+    scale: Scale = scale_of(metric, first.ravel(), second.ravel())
+    return scale.drops(*((first, second) if kind(metric).direction == "higher" else (second, first)))
+
+
+def aligned(more: Values, less: Values) -> tuple[np.ndarray, np.ndarray]:
+    """Two rows' values over the prompts that both have in all seeds, (training seeds, prompts) each."""
+    ids = [key for key in more[0] if all(key in one for one in (*more, *less))]
+    first, second = (np.array([[one[key] for key in ids] for one in row]) for row in (more, less))
+    return tuple(np.broadcast_arrays(first, second))
+
+
+def mean(row: Values) -> float:
+    """Over training seeds and prompts."""
+    return float(np.mean([np.mean(list(one.values())) for one in row]))
+
+
+def one_number(of: Sequence[Side], metric: str) -> list[float | None]:
+    """A metric of each result as a whole, None where it has none."""
+    return [found.value if (found := side.result.metric(metric)) else None for side in of]
+
+
+def facts(side: Side) -> dict[str, Any]:
+    """What a table says of each of its results."""
+    made, origin = side.result.generation, side.result.provenance
+    return {
+        "model": made["model"],
+        "prompts": made["prompts"],
+        "seeds": made["suite"]["seeds"],
+        "made": origin.get("created"),
+        "git": origin.get("git"),
+    }

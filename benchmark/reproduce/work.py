@@ -1,0 +1,151 @@
+"""How large a reproduction is, where it lies, and its students: each trained once, whatever tables it is in."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from importlib.resources import files
+from pathlib import Path
+
+from pdmd.config import Config, from_dict, make_config
+from pdmd.errors import UserError
+from pdmd.files import parse_json, write_text
+from pdmd.sample import STUDENT, Guided
+from pdmd.teachers import EMBEDDED, load_teacher
+
+from ..methods import trained
+
+#: Seconds on two quiet cores: of a generator step with its fits of F and its share of probes and checkpoints, by
+#: method; of a sample with its measurement, by kind of samples, for a student of 4 steps and for the base of 40.
+STEP = {"dmd": 0.85, "few-step": 1.9, "sgts": 1.15, "phased": 1.0}
+SAMPLE = {"images": (0.3, 1.0), "clips": (0.55, 1.0), "motion": (0.55, 0.9), "motion-i2v": (0.55, 0.9)}
+#: Of every run beside its recipe: one checkpoint, and health figures, which cost a tenth of a run, but rarely.
+LEAN = ("keep=1", "probe_every=180")
+#: F learns at so many times the generator's rate, as in the recipe of the embedded teacher.
+FAKE = 2.0
+
+
+@dataclass(frozen=True)
+class Variant:
+    """What is trained: a method, with settings beside the recipe. The name names folders. With `times`, the second of
+    its two phases has so many times the generator steps that it has otherwise; the first has the same."""
+
+    name: str
+    method: str
+    settings: tuple[str, ...] = ()
+    times: int = 1
+
+
+DMD, FEW_STEP, SGTS, PHASED = (Variant(name, name) for name in ("dmd", "few-step", "sgts", "phased"))
+
+
+@dataclass(frozen=True)
+class Work:
+    """`seeds`: training seeds of every student, 0 and up, in place of each table's own number; `limit`: only the first
+    so many prompts of a suite; `overrides`: key=value over the recipe for every student, where a rate `lr` is that of
+    every method; `runs`: the folder of students and samples, `out` that of the tables; `command`: as it was typed."""
+
+    teacher: str = "sprites"
+    i2v_teacher: str = "sprites-i2v"
+    seeds: int | None = None
+    limit: int | None = None
+    overrides: tuple[str, ...] = ()
+    runs: Path = Path("runs/paper")
+    out: Path = Path("reports/paper")
+    command: str = field(default="pdmd reproduce", compare=False)
+
+    @property
+    def rate(self) -> float | None:
+        """The learning rate given for every method, None where it is to be chosen."""
+        given = [text for text in self.overrides if text.partition("=")[0].strip() == "lr"]
+        return make_config("phased", self.teacher, recipe(self.teacher), given).lr if given else None
+
+    def seeds_of(self, own: int) -> range:
+        return range(self.seeds or own)
+
+
+@dataclass(frozen=True)
+class Student:
+    """One training run of a variant."""
+
+    variant: Variant
+    teacher: str
+    lr: float
+    seed: int
+
+    @property
+    def name(self) -> str:
+        return f"{Path(self.teacher).name}-{self.variant.name}-lr{self.lr:g}-seed{self.seed}"
+
+    def settings(self, work: Work) -> list[str]:
+        """All settings beside the recipe."""
+        own = [f"seed={self.seed}", f"lr={self.lr:g}", f"fake_lr={FAKE * self.lr:g}"]
+        texts = [
+            *LEAN,
+            *self.variant.settings,
+            *own,
+            *(text for text in work.overrides if text.partition("=")[0] != "lr"),
+        ]
+        if self.variant.times > 1:
+            n = make_config(self.variant.method, self.teacher, recipe(self.teacher), texts).generator_steps
+            texts += [f"early_steps={n // 2}", f"generator_steps={n // 2 + self.variant.times * (n - n // 2)}"]
+        return texts
+
+    def config(self, work: Work) -> Config:
+        return make_config(self.variant.method, self.teacher, recipe(self.teacher), self.settings(work))
+
+    def folder(self, work: Work) -> Path:
+        return work.runs / "students" / self.name
+
+    def command(self, work: Work) -> str:
+        """The public command that trains it."""
+        parts = [f"pdmd train --method {self.variant.method} --teacher {self.teacher}"]
+        parts += [f"--recipe {path}" for path in [recipe(self.teacher)] if path]
+        return " ".join([*parts, *(f"--set {text}" for text in self.settings(work)), f"--out {self.folder(work)}"])
+
+
+def recipe(teacher: str) -> Path | None:
+    """The embedded teacher's recipe also for others of its world; None for one that has its own."""
+    return None if teacher in EMBEDDED else Path(str(files("pdmd.recipes") / "sprites.toml"))
+
+
+def there(teacher: str) -> bool:
+    """Whether a teacher can be loaded: an embedded one that this version ships, or a folder."""
+    return teacher in EMBEDDED or Path(teacher).is_dir()
+
+
+def base(work: Work, teacher: str) -> Guided:
+    """The teacher as the base model. Raises UserError where the students in `work.runs` are another one's."""
+    model = Guided(load_teacher(teacher))
+    if model.domain != "sprites":
+        raise UserError(f"teacher {teacher} is of domain {model.domain!r}; the tables need one of the embedded world")
+    path, name = work.runs / "teachers.json", Path(teacher).name
+    known = parse_json(path.read_bytes()) if path.is_file() else {}
+    mine = str(model.identity["sha256"])
+    if known.setdefault(name, mine) != mine:
+        raise UserError(f"{work.runs} holds students of another teacher {name!r}; move it away, or give another --runs")
+    write_text(path, json.dumps(known, indent=1) + "\n")
+    return model
+
+
+def finished(folder: Path) -> bool:
+    return (folder / STUDENT / "student.json").is_file()
+
+
+def train(work: Work, students: Sequence[Student]) -> None:
+    """Train what is not yet trained; what was stopped goes on from its newest checkpoint. Raises UserError where a
+    folder holds a student of other settings, and Interrupted by Ctrl-C, its state saved."""
+    for student in dict.fromkeys(students):
+        folder, wanted = student.folder(work), student.config(work)
+        if (path := folder / "config.json").is_file():
+            found = dataclasses.asdict(from_dict(dict(parse_json(path.read_bytes())["config"]), str(path)))
+            other = [k for k, v in dataclasses.asdict(wanted).items() if found[k] != v]
+            if other:
+                raise UserError(f"{folder} was trained with another {', '.join(other)}; give another --runs")
+        if not finished(folder):
+            print(student.command(work), flush=True)
+            trained(folder, wanted)
+            shutil.rmtree(folder / "checkpoints")  # each a copy of all networks

@@ -1,0 +1,270 @@
+"""The paper's tables: what counts as shown, on made-up numbers, and every table from end to end at a tiny size."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import tiny
+
+from pdmd import figure2 as check
+from pdmd.benchmark.reproduce import figure2, freeze, measure, sweep, table, verdict
+from pdmd.benchmark.reproduce.expected import expected
+from pdmd.benchmark.reproduce.summary import summary
+from pdmd.benchmark.reproduce.tables import TABLES
+from pdmd.benchmark.reproduce.verdict import FAILS, HOLDS, UNDECIDED
+from pdmd.benchmark.reproduce.work import PHASED, Student, Variant, Work
+from pdmd.cli import main
+from pdmd.errors import UserError
+from pdmd.sprites import reader, world
+from pdmd.sprites.prompts import held_out
+
+SMALL = ("generator_steps=2", "batch=2", "fits=1", "pool=2", "prompt_count=4", "probe_every=0")
+
+
+def made_up(mean: float, seeds: int = 3, prompts: int = 21, of_seeds: float = 0.0) -> np.ndarray:
+    """Differences of the given mean; their spread over prompts is 1, over training seeds `of_seeds`."""
+    rng = np.random.default_rng(0)
+    rows, columns = rng.normal(size=seeds), rng.normal(size=prompts)
+    rest = 0.1 * rng.normal(size=(seeds, prompts))
+    return mean + of_seeds * (rows - rows.mean())[:, None] + (columns - columns.mean()) + rest - rest.mean()
+
+
+def one(differences: np.ndarray, reason: str = "") -> verdict.Finding:
+    (finding,) = verdict.decide([verdict.lead(differences)], [reason])
+    return finding
+
+
+@pytest.mark.parametrize(
+    ("differences", "wanted"),
+    [
+        (made_up(1.5), HOLDS),
+        (made_up(-1.5), FAILS),
+        (made_up(0.1), UNDECIDED),  # not over prompts
+        (made_up(1.5, of_seeds=3.0), UNDECIDED),  # not over training seeds
+        (made_up(1.5, seeds=1), UNDECIDED),
+        (made_up(1.5, prompts=1), UNDECIDED),
+    ],
+)
+def test_an_ordering_holds_where_prompts_and_training_seeds_both_show_it(differences, wanted) -> None:
+    found = one(differences)
+    assert found.verdict == wanted
+    assert bool(found.reason) == (wanted == UNDECIDED)
+
+
+def test_the_p_value_is_the_larger_one_and_holm_s_is_larger_still() -> None:
+    first, second = made_up(0.8), made_up(0.8, of_seeds=0.5)
+    leads = [verdict.lead(x) for x in (first, second)]
+    assert leads[0].p == leads[0].over_prompts > leads[0].over_seeds
+    assert leads[1].p == leads[1].over_seeds > leads[1].over_prompts
+    adjusted = [f.adjusted for f in verdict.decide(leads, ["", ""])]
+    assert adjusted[0] == pytest.approx(max(2 * leads[0].p, 0))
+    assert leads[0].d == pytest.approx(0.8 / first.mean(0).std(ddof=1))
+    assert leads[0].interval.low < 0.8 < leads[0].interval.high
+
+
+def test_no_difference_is_shown_in_one_in_twenty_at_most() -> None:
+    rng = np.random.default_rng(1)
+    shown = 0
+    for _ in range(300):
+        d = 0.3 * rng.normal(size=(3, 1)) + rng.normal(size=(1, 15)) + rng.normal(size=(3, 15))
+        shown += one(d).verdict != UNDECIDED
+    assert shown <= 0.05 * 300 + 3 * (300 * 0.05 * 0.95) ** 0.5
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "with_base", "equal"),
+    [
+        (0.86, 0.84, False, True),
+        (0.87, 0.84, False, False),
+        (0.85, 0.85, False, True),
+        (0.84, 0.84, False, False),  # both too far from the base
+        (0.96, 0.96, False, False),
+        (0.90, 0.85, True, True),
+        (0.90, 0.84, True, False),
+    ],
+)
+def test_diversity_and_motion_are_compared_at_equal_fidelity_alone(first, second, with_base, equal) -> None:
+    reason = verdict.unequal(first, second, 0.90 if second != 0.84 or first != 0.86 else 0.88, with_base)
+    assert (reason == "") == equal
+    found = one(made_up(1.5), reason)
+    assert found.verdict == (HOLDS if equal else UNDECIDED)
+    assert equal or "not at equal fidelity" in found.reason
+
+
+def test_leads_are_positive_where_the_first_has_more_and_flow_is_a_ratio() -> None:
+    more, less = [{"a": 0.4, "b": 0.2}, {"b": 0.2, "a": 0.4}], [{"a": 0.2, "b": 0.1, "c": 1.0}]
+    assert measure.differences("optical_flow_dis", more, less) == pytest.approx(np.full((2, 2), np.log(2)))
+    assert measure.differences("flow_read", more, less) == pytest.approx(np.full((2, 2), np.log(2)))
+    assert measure.differences("sprites_distance", more, less) == pytest.approx(np.array([[0.2, 0.1]] * 2))
+    assert measure.differences("sprites_similarity", more, less) == pytest.approx(-np.array([[0.2, 0.1]] * 2))
+
+
+def test_a_clean_render_is_at_no_distance_from_itself_and_noise_shows() -> None:
+    scene = world.sample_scene(np.random.default_rng(3), {"count": "one"})
+    clip = world.render(scene)
+    exact = reader.Reading(scene.factors, scene.radius, scene.track[:, 0], 0.0, 1.0)
+    assert freeze.clean_distance(clip, exact) == 0
+    noise = np.random.default_rng(0).normal(0, 10, clip.shape)
+    noisy = np.clip(clip + noise, 0, 255).astype(np.uint8)
+    assert 7 < freeze.clean_distance(noisy, exact) < 11
+    assert freeze.clean_distance(clip, reader.read(clip)) < 4  # what is read is nearly what was rendered
+    assert freeze.clean_distance(clip, replace(exact, factors={**scene.factors, "count": "two"})) is None
+
+
+def test_the_sweep_s_prompts_are_none_of_the_benchmark_s() -> None:
+    texts = [json.loads(line)["text"] for line in sweep.prompts().splitlines()]
+    assert len(set(texts)) == sweep.PROMPTS
+    assert not held_out() & set(texts)
+
+
+def test_a_longer_student_differs_in_the_steps_of_its_last_phase_alone() -> None:
+    work = Work(overrides=("lr=1e-3", "generator_steps=10"))
+    short, longer = (Student(v, "sprites", 1e-3, 1).config(work) for v in (PHASED, Variant("x", "phased", times=4)))
+    assert longer == replace(short, early_steps=5, generator_steps=25)
+    assert (short.lr, short.fake_lr, short.seed, short.generator_steps) == (1e-3, 2e-3, 1, 10)
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory) -> Work:
+    """Teachers of random weights, one training seed, one prompt a suite."""
+    folder = tmp_path_factory.mktemp("reproduce")
+    teacher = tiny.wan(folder / "tiny", height=64, width=64, steps=2)
+    i2v = tiny.wan_i2v(folder / "tiny-i2v", boundary=None, height=64, width=64, steps=2)
+    settings = ("lr=1e-3", *SMALL)
+    return Work(str(teacher), str(i2v), 1, 1, settings, folder / "runs", folder / "out", "pdmd reproduce all")
+
+
+def agrees(path: Path, of: table.Table, work: Work) -> None:
+    """The files of a table say what it is made of, and what was judged."""
+    content, text = json.loads(path.with_suffix(".json").read_text()), path.read_text()
+    assert content["command"] in text
+    assert content["provenance"]["git"]["commit"] in text
+    for part, wanted in zip(content["parts"], of.parts, strict=True):
+        assert list(part["rows"]) == ["base", *wanted.rows]
+        pairs = {f"{a} > {b}" for a, b in wanted.orderings + wanted.worse}
+        assert {one["ordering"] for one in part["orderings"]} == pairs
+        assert {one["verdict"] for one in part["orderings"]} <= {UNDECIDED}  # one training seed
+        assert (part["n_prompts"], part["training_seeds"]) == (1, [0])
+        for label, row in part["rows"].items():
+            assert row["values"]["fidelity"][0]
+            assert len(row["commands"]) == (label != "base")
+            assert all(command in text for command in row["commands"])
+    assert len(list(path.parent.glob(f"{of.name}-*.png"))) == len(of.parts)
+    assert all(f"({picture.name})" in text for picture in path.parent.glob(f"{of.name}-*.png"))
+
+
+@pytest.fixture(scope="module")
+def target(work) -> Path:
+    one = TABLES["target"]
+    before = expected(work, [one])
+    assert (before.students, before.results) == (2, 6)
+    path = table.make(one, work)
+    after = expected(work, [one])
+    assert (after.students, after.results, after.training, after.measuring) == (0, 0, 0, 0)
+    return path
+
+
+def test_a_table_has_its_figures_its_orderings_and_where_they_come_from(target, work) -> None:
+    agrees(target, TABLES["target"], work)
+    listed = summary(work.out).read_text()
+    assert "(target.md)" in listed
+    assert "| target | Images | exact > naive | fidelity |" in listed
+
+
+def test_nothing_finished_is_made_again_and_other_settings_are_refused(target, work, monkeypatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(measure, "run_suite", None)
+        table.make(TABLES["target"], work)
+    with pytest.raises(UserError, match="with another batch; give another --runs"):
+        table.make(TABLES["target"], replace(work, overrides=(*work.overrides, "batch=3")))
+    known = work.runs / "teachers.json"
+    before = known.read_text()
+    known.write_text(before.replace(json.loads(before)["tiny"], "0" * 64))
+    with pytest.raises(UserError, match="students of another teacher 'tiny'"):
+        table.make(TABLES["target"], work)
+    known.write_text(before)
+
+
+def test_a_part_whose_teacher_is_absent_says_so(work, tmp_path) -> None:
+    part = TABLES["table3"].parts[1]
+    one = table.Table("only", "Only", (part,))
+    path = table.make(one, replace(work, i2v_teacher="absent", out=tmp_path))
+    assert list(json.loads(path.with_suffix(".json").read_text())["missing"]) == ["Image to video"]
+    assert "There is no teacher absent here" in path.read_text()
+    assert "There is no teacher absent here" in summary(tmp_path).read_text()
+
+
+def test_figure2_is_judged_over_training_seeds(work, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(check, "check", partial(check.check, steps=20))
+    path = figure2.make(replace(work, seeds=2, out=tmp_path))
+    assert "| naive > exact |" in path.read_text()
+    assert json.loads(path.with_suffix(".json").read_text())["judged"][0]["ordering"] == "naive > exact"
+    assert figure2.judge("a", "b", [2.0, 2.1, 1.9], [1.0, 1.0, 1.0])["verdict"] == HOLDS
+    assert figure2.judge("a", "b", [1.0, 1.0, 1.0], [2.0, 2.1, 1.9])["verdict"] == FAILS
+    assert figure2.judge("a", "b", [2.0], [1.0])["verdict"] == UNDECIDED
+
+
+def test_the_rate_is_that_of_the_clips_nearest_to_the_base_s(work, tmp_path, monkeypatch) -> None:
+    near = {"lr0.0001": 0.5, "lr0.0002": 0.3, "lr0.0004": 0.4}
+
+    def train(work: Work, students: list[Student]) -> None:
+        if students[0].lr == 1e-4:
+            raise UserError("gradient is not finite at step 7")
+        (students[0].folder(work) / "student").mkdir(parents=True)
+        (students[0].folder(work) / "student" / "student.json").touch()
+
+    def measured(work: Work, key: str, teacher: str, students: list[Student], *_: object) -> dict:
+        def of(name: str) -> Any:
+            return SimpleNamespace(value=next(v for k, v in near.items() if f"{k}-" in name))
+
+        return {s.name: SimpleNamespace(result=SimpleNamespace(metric=lambda _, n=s.name: of(n))) for s in students}
+
+    monkeypatch.setattr(sweep, "train", train)
+    monkeypatch.setattr(sweep, "measured", measured)
+    given = replace(work, overrides=SMALL, limit=None, runs=tmp_path, out=tmp_path)
+    assert sweep.rates(given, ["dmd"]) == {"dmd": 2e-4}
+    text = (tmp_path / "sweep.md").read_text()
+    assert "| dmd | 0.0002 | 0.3000 | 0.3000 | 0.3000 | 0.3000 | taken |" in text
+    assert "gradient is not finite at step 7" in text
+    assert sweep.rates(work, ["dmd", "phased"]) == {"dmd": 1e-3, "phased": 1e-3}  # as given
+    with pytest.raises(UserError, match="--limit 4 or more"):
+        sweep.rates(replace(given, limit=3), ["dmd"])
+
+
+def test_the_command_says_the_time_first_and_bad_input_is_one_line(tmp_path, monkeypatch, capsys) -> None:
+    monkeypatch.setattr(check, "check", partial(check.check, steps=20))
+    for arguments, line in (
+        (["tabel2"], "nothing to reproduce is called 'tabel2': did you mean 'table2'"),
+        (["table2", "--seeds", "0"], "--seeds 0: at least 1"),
+    ):
+        monkeypatch.setattr("sys.argv", ["pdmd", "reproduce", *arguments])
+        with pytest.raises(SystemExit) as stop:
+            main()
+        assert stop.value.code == 2
+        assert line in capsys.readouterr().err
+    monkeypatch.setattr("sys.argv", ["pdmd", "reproduce", "figure2", "--seeds", "1", "--out", str(tmp_path)])
+    with pytest.raises(SystemExit) as stop:
+        main()
+    assert stop.value.code == 0
+    assert capsys.readouterr().out.startswith("figure2: 0 students to train (0 min) and 0 results to make (0 min)")
+    assert "`pdmd reproduce figure2 --seeds 1 --out" in (tmp_path / "figure2.md").read_text()
+
+
+@pytest.mark.slow
+def test_every_table_from_end_to_end(target, work) -> None:
+    assert expected(work, TABLES.values()).students == 8 + 3  # of text to video, and of image to video
+    for one in TABLES.values():
+        agrees(table.make(one, work), one, work)
+    assert json.loads((work.out / "freeze.json").read_text())["first_expert_the_same"] == [True]
+    swept = replace(work, overrides=SMALL, limit=4, runs=work.runs / "swept", out=work.out / "swept")
+    assert expected(swept, [TABLES["target"]]).students == 3 + 1  # phased at three rates, naive at the one taken
+    path = table.make(replace(TABLES["target"], parts=TABLES["target"].parts[1:]), swept)
+    assert json.loads((swept.out / "sweep.json").read_text())["chosen"]["phased"] in sweep.RATES
+    assert "chosen in [sweep.md]" in path.read_text()
