@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from pdmd.benchmark import commands
+from pdmd.benchmark.reproduce.command import reproduce
 from pdmd.errors import UserError
 from pdmd.version import __version__
 
@@ -152,6 +153,7 @@ def sample(
 app.command()(commands.bench)
 app.command()(commands.report)
 app.command()(commands.compare)
+app.command()(reproduce)
 
 
 @app.command()
