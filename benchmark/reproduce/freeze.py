@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from pdmd.sample import Student as StudentModel
 from pdmd.sample import load_model
 from pdmd.sprites import reader, world
 
@@ -135,7 +136,8 @@ def _mean(row: Values) -> str:
 
 def _same_expert(first: Any, second: Any) -> bool:
     """Whether two students' first experts are equal to the last bit."""
-    a, b = (load_model(str(folder)).experts[0].state_dict() for folder in (first, second))
+    models = [load_model(str(folder)) for folder in (first, second)]
+    a, b = (model.experts[0].state_dict() for model in models if isinstance(model, StudentModel))
     return a.keys() == b.keys() and all(bool((a[key] == b[key]).all()) for key in a)
 
 

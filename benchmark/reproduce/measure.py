@@ -107,7 +107,8 @@ def aligned(more: Values, less: Values) -> tuple[np.ndarray, np.ndarray]:
     """Two rows' values over the prompts that both have in all seeds, (training seeds, prompts) each."""
     ids = [key for key in more[0] if all(key in one for one in (*more, *less))]
     first, second = (np.array([[one[key] for key in ids] for one in row]) for row in (more, less))
-    return tuple(np.broadcast_arrays(first, second))
+    shape = np.broadcast_shapes(first.shape, second.shape)
+    return np.broadcast_to(first, shape), np.broadcast_to(second, shape)
 
 
 def mean(row: Values) -> float:

@@ -57,7 +57,7 @@ def rates(work: Work, methods: Iterable[str]) -> dict[str, float]:
     if none := [method for method in wanted if not done[method]]:
         raise UserError(f"{none[0]} diverges at every learning rate of the sweep: {next(iter(lost.values()))}")
     found = measured(work, "clips", work.teacher, [s for each in done.values() for s in each], file, "sweep")
-    rows = {
+    rows: dict[str, dict[str, Any]] = {
         s.name: {"method": method, "lr": s.lr, "seed": s.seed, "command": s.command(work)}
         | {name: m.value for name in SHOWN if (m := found[s.name].result.metric(name))}
         for method, each in done.items()
@@ -82,8 +82,9 @@ def diverged(work: Work, student: Student) -> str:
 def _write(
     work: Work, rows: dict[str, dict[str, Any]], best: dict[str, float], file: Path, lost: dict[str, str]
 ) -> None:
-    content = {"command": work.command, "prompts": file.read_text(encoding="utf-8").splitlines(), "chosen": best}
-    content |= {"students": rows, "diverged": lost, "provenance": provenance.record()}
+    asked = file.read_text(encoding="utf-8").splitlines()[: work.limit]
+    content = {"command": work.command, "prompts": asked, "chosen": best, "students": rows}
+    content |= {"diverged": lost, "provenance": provenance.record()}
     write_text(work.out / "sweep.json", json.dumps(content, indent=1) + "\n")
     lines = [f"| method | learning rate | {' | '.join(SHOWN)} | |", "|---" * (len(SHOWN) + 3) + "|"]
     for row in rows.values():
@@ -92,14 +93,13 @@ def _write(
         figures = " | ".join(f"{row[name]:.4f}" for name in SHOWN)
         lines.append(f"| {row['method']} | {row['lr']:g} | {figures} | {note} |")
     lines += [f"| {name} | | {' | '.join('–' for _ in SHOWN)} | {why} |" for name, why in lost.items()]
-    n = len(content["prompts"][: work.limit])
     text = f"""# Learning rates
 
 `{work.command}`, commit {provenance.commit_text()}.
 
 {chr(10).join(lines)}
 
-Training seed {SEED}, the whole budget; n = {n} prompts x 8 seeds, clips; the prompts are held out from all
+Training seed {SEED}, the whole budget; n = {len(asked)} prompts x 8 seeds, clips; the prompts are held out from all
 training and are none of the benchmark's ([sweep.json](sweep.json) has them). Taken is the rate with the least
 `{NAME}`. F's rate is twice the generator's.
 """
