@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from scipy import special
 
-from pdmd.errors import UserError
+from pdmd.errors import UserError, first_line
 from pdmd.files import write_whole
 from pdmd.sprites import world
 
@@ -109,13 +109,16 @@ def load(folder: Path) -> Embeddings:
         return {}
     try:
         with np.load(path, allow_pickle=False) as file:
-            rows = zip(file["id"].tolist(), file["seed"].tolist(), file["embedding"], strict=True)
+            ids, seeds, vectors = (file[name] for name in ("id", "seed", "embedding"))
+            if ids.ndim != 1 or vectors.ndim != 2 or not np.isfinite(vectors).all():
+                raise ValueError("its arrays are not those of embeddings")
+            rows = zip(ids.tolist(), seeds.tolist(), vectors, strict=True)
             found: Embeddings = {}
             for key, seed, vector in rows:
                 found.setdefault(key, {})[seed] = vector
             return found
-    except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"cannot read the embeddings {path} ({error}); run the benchmark again") from None
+    except Exception as error:  # whatever a damaged archive makes its reader raise
+        raise UserError(f"cannot read the embeddings {path} ({first_line(error)}); run the benchmark again") from None
 
 
 def embed(item: Item, frames: np.ndarray, encoder: SpritesEncoder | None) -> None:

@@ -130,7 +130,8 @@ def inside(folder: Path, file: str) -> Path:
     try:
         if Path(file).is_absolute() or ".." in Path(file).parts or not path.resolve().is_relative_to(folder.resolve()):
             raise UserError(f"{file!r} leads out of {folder}; only files inside are read")
-    except (OSError, RuntimeError, ValueError):  # a ring of links, a NUL
+        path.is_file()
+    except (OSError, RuntimeError, ValueError):  # a ring of links, a NUL, more letters than a name may have
         raise UserError(f"{file!r} is no file's name") from None
     return path
 

@@ -80,6 +80,7 @@ def side_of(file: Path, found: Result) -> Side:
     parts = [found.generation, found.provenance, found.problems]
     if isinstance(found.generation, Mapping):
         parts += [found.generation.get(part, {}) for part in ("suite", "prompts", "first_frames", "media", "model")]
+        parts.append(found.provenance.get("git") or {})
     if not all(isinstance(part, Mapping) for part in parts):
         raise UserError(f"{file} is not a whole result; run the benchmark again")
     items = _read_csv(file.with_name("items.csv"), ("id", "seed", "prompt", "file", "frames", "height", "width", "fps"))
@@ -198,10 +199,12 @@ def values(side: Side, metric: str) -> Values:
 
 
 def _number(text: str) -> float:
+    """What a cell says; not a number for one beyond those of any metric."""
     try:
-        return float(text)
+        value = float(text)
     except ValueError:
         return math.nan
+    return value if abs(value) < result.MOST else math.nan
 
 
 def _own(side: Side, metric: str, numbers: Sequence[float]) -> None:

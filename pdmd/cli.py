@@ -216,6 +216,11 @@ def main() -> None:
 
         print(f"pdmd: {visible(error)}", file=sys.stderr)
         sys.exit(2)
+    except (MemoryError, RuntimeError) as error:
+        if not isinstance(error, MemoryError) and "allocate" not in str(error):  # torch's word, on any device
+            raise
+        print("pdmd: out of memory; make fewer at once: --batch-size, --set batch= or accumulate=", file=sys.stderr)
+        sys.exit(2)
     except KeyboardInterrupt:
         print("pdmd: interrupted", file=sys.stderr)
         sys.exit(INTERRUPTED)

@@ -1,8 +1,9 @@
 """A run's folder.
 
 config.json      the resolved configuration, with versions
-metrics.jsonl    one row a generator step; health figures where they were taken
-tensorboard/     the same, as curves
+metrics.jsonl    one row a generator step; health figures where they were taken; from step 100,000 on in
+                 metrics-1.jsonl, from 200,000 on in metrics-2.jsonl, and so on
+tensorboard/     the same, as curves, with as many files
 checkpoints/     step-N.pt with its checksum, the newest few; of many processes the folders step-N
 previews/        contact sheets of the probe as training goes, and the teacher's
 .lock            held while a process works in the folder
@@ -28,6 +29,8 @@ from pdmd.version import __version__
 
 #: Raised whenever a run folder's layout or meaning changes.
 VERSION = 1
+#: Steps that a file of metrics, and of curves, holds.
+STEPS = 100_000
 
 
 class Run:
@@ -40,6 +43,7 @@ class Run:
         self.student = folder / STUDENT
         self.metrics = folder / "metrics.jsonl"
         self._board: SummaryWriter | None = None
+        self._file = self.metrics  # that the curves are of
         self._claim = claim(folder) if parallel.rank() == 0 else None
 
     @classmethod
@@ -77,26 +81,38 @@ class Run:
         """Drop what was logged after a step, so that a resumed run logs what the uninterrupted one would."""
         if self._claim is None:
             return
-        if self.metrics.exists():
-            lines = self.metrics.read_bytes().splitlines(keepends=True)
+        for path in self.folder.glob("metrics*.jsonl"):
+            lines = path.read_bytes().splitlines(keepends=True)
             try:
                 kept = [line for line in lines if line.endswith(b"\n") and json.loads(line)["step"] <= step]
             except (ValueError, KeyError, TypeError, RecursionError):
-                raise UserError(f"{self.metrics} is damaged; rename it to go on without what was logged") from None
-            write_bytes(self.metrics, b"".join(kept))
+                raise UserError(f"{path} is damaged; rename it to go on without what was logged") from None
+            if kept or path == self.metrics:
+                write_bytes(path, b"".join(kept))
+            else:
+                path.unlink()
+        self._file = self._file_of(step + 1)
         self._board = SummaryWriter(self.folder / "tensorboard", purge_step=step + 1)
 
     def log(self, step: int, **row: float | int | str) -> None:
         """Append a row to metrics.jsonl and TensorBoard."""
         if self._claim is None:
             return
-        with self.metrics.open("a", encoding="utf-8") as f:
+        file = self._file_of(step)
+        with file.open("a", encoding="utf-8") as f:
             f.write(json.dumps({"step": step, **row}) + "\n")
+        if self._board and file != self._file:
+            self._board.close()
+            self._board = None
         if self._board is None:
-            self._board = SummaryWriter(self.folder / "tensorboard")
+            self._board, self._file = SummaryWriter(self.folder / "tensorboard"), file
         for name, value in row.items():
             if not isinstance(value, str):
                 self._board.add_scalar(name, value, step)
+
+    def _file_of(self, step: int) -> Path:
+        """The file of metrics that a step's row is in."""
+        return self.metrics.with_name(f"metrics-{step // STEPS}.jsonl") if step >= STEPS else self.metrics
 
     def preview(self, name: str, pixels: np.ndarray) -> None:
         """A contact sheet of clips uint8 (n, frames, H, W, 3): a row a clip, up to five frames of it."""

@@ -45,12 +45,14 @@ class Trainee:
 
     def descend(self, losses: Iterable[Tensor], name: str) -> Tensor:
         """One optimiser step down the sum of the losses, each of them back-propagated before the next is made;
-        returns the gradient's norm before clipping. Raises NotFinite, by the name, where that is not finite."""
+        returns the gradient's norm before clipping. Raises NotFinite, by the name, where that is not finite, before
+        the step, and where the weights are not, after it: then nothing may be saved."""
         self.optimizer.zero_grad(set_to_none=True)
         for loss in losses:
             loss.backward()
-        norm = finite(name, torch.nn.utils.clip_grad_norm_(self.net.parameters(), CLIP))
+        norm = finite(f"{name}_gradient", torch.nn.utils.clip_grad_norm_(self.net.parameters(), CLIP))
         self.optimizer.step()
+        finite(f"{name}_weights", torch.nn.utils.get_total_norm(p for p in self.net.parameters() if p.requires_grad))
         return norm
 
 
@@ -134,7 +136,7 @@ def fit_fake(
             made.append(finite("fake_loss", loss.detach()))
             yield loss
 
-    fake.descend(losses(), "fake_gradient")
+    fake.descend(losses(), "fake")
     return parallel.mean(torch.stack(made).sum())
 
 
@@ -166,6 +168,6 @@ def update_generator(
                 normalisers.append(normaliser(sample, x0_from_velocity(x_t, real, t)))
             yield share * surrogate(sample.x_s, gradient)
 
-    norm = expert.descend(losses(), "generator_gradient")
+    norm = expert.descend(losses(), "generator")
     square = parallel.mean(torch.cat(gradients).pow(2).mean())
     return Update(square, norm, parallel.gathered(torch.cat(normalisers)))

@@ -9,11 +9,11 @@ import json
 import os
 import pickle
 import resource
+import signal
 import struct
 import sys
 import zlib
 from collections.abc import Callable, Iterator
-from datetime import timedelta
 from importlib.resources import files
 from pathlib import Path
 
@@ -24,7 +24,7 @@ from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
-from pdmd.benchmark import media
+from pdmd.benchmark import frechet, media
 from pdmd.benchmark.compare import compare
 from pdmd.benchmark.features import weights
 from pdmd.benchmark.gates import read_gates
@@ -46,7 +46,7 @@ from pdmd.teachers.students import read_student
 EXAMPLES = int(os.environ.get("PDMD_EXAMPLES", "20"))
 fuzz = settings(
     max_examples=EXAMPLES,
-    deadline=timedelta(seconds=10),  # an input may hang nothing
+    deadline=None,  # of CPU time instead: refused_or_read
     derandomize="PDMD_EXAMPLES" not in os.environ,
     database=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.data_too_large],
@@ -120,9 +120,14 @@ def mangled(draw, content: bytes) -> bytes:
 
 
 def refused_or_read(read: Callable[[], object]) -> None:
-    """Anything but UserError fails the test."""
-    with contextlib.suppress(UserError):
-        read()
+    """Anything but UserError fails the test, and so do 10 s of CPU time."""
+    signal.signal(signal.SIGPROF, lambda *_: pytest.fail("an input hangs it"))
+    signal.setitimer(signal.ITIMER_PROF, 10)
+    try:
+        with contextlib.suppress(UserError):
+            read()
+    finally:
+        signal.setitimer(signal.ITIMER_PROF, 0)
 
 
 @fuzz
@@ -272,6 +277,28 @@ def test_result_bytes(measured, tmp_path, data) -> None:
     result, items = ((measured / name).read_bytes() for name in ("result.json", "items.csv"))
     with_result(measured, tmp_path, data.draw(mangled(result)), items)
     with_result(measured, tmp_path, result, data.draw(mangled(items)))
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ('"git": ', '"git": "x", "was": '),
+        (",m000-0.mp4,", f",{'x' * 300},"),
+        (",m000-0.mp4,", ",a\x00b,"),
+    ],
+    ids=["git", "long name", "NUL"],
+)
+def test_odd_results(measured, tmp_path, old: str, new: str) -> None:
+    parts = [(measured / name).read_text() for name in ("result.json", "items.csv")]
+    assert old in "".join(parts)
+    with_result(measured, tmp_path, *(part.replace(old, new, 1).encode() for part in parts))
+
+
+@fuzz
+@given(data=st.data())
+def test_embeddings(measured, tmp_path, data) -> None:
+    (tmp_path / frechet.FILE).write_bytes(data.draw(mangled((measured / frechet.FILE).read_bytes())))
+    refused_or_read(lambda: frechet.load(tmp_path))
 
 
 @pytest.mark.parametrize("content", [DEEP, DIGITS, HALF, '{"schema_version": NaN}', "null", "\ufeff", ""])

@@ -3,10 +3,14 @@
 import json
 import math
 import re
+from contextlib import suppress
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
+from forked import KILLS
+from tried import tell
 
 from pdmd import state as states
 from pdmd.config import make_config
@@ -67,6 +71,23 @@ def test_what_is_not_finite_is_named_in_its_step_and_nothing_is_lost(tmp_path, w
     assert all(math.isfinite(json.loads(line)["fake_loss"]) for line in run.metrics.read_text().splitlines())
 
 
+def test_no_checkpoint_holds_a_number_that_is_not_finite(tmp_path):
+    """PDMD_KILLS times: which number goes wrong, how, and when is drawn."""
+    config = make_config("phased", "mixture", None, (*SHORT, "checkpoint_every=1", "batch=2"))
+    task, rng = prepare(config), np.random.default_rng(KILLS)
+    for trial in range(KILLS):
+        run = Run.create(tmp_path / f"run{trial}", config)
+        what = str(rng.choice(["teacher", "sample", "loss", "gradient"]))
+        value = float(rng.choice([math.nan, math.inf, -math.inf]))
+        object.__setattr__(task, "teacher", Broken(what, int(rng.integers(1, 40)), value))
+        with suppress(UserError):  # some end before it is drawn
+            train(run, task, False, lambda *_: None, lambda text: None)
+        if states.checkpoints(run.checkpoints):
+            saved = states.load(run.checkpoints)
+            assert all(torch.isfinite(w).all() for net in (*saved["experts"], saved["fake"]) for w in net.values())
+    tell(trials=KILLS)
+
+
 def test_a_gradient_that_is_not_finite_reaches_no_optimiser():
     net = torch.nn.Linear(2, 2)
     before = [p.detach().clone() for p in net.parameters()]
@@ -75,6 +96,18 @@ def test_a_gradient_that_is_not_finite_reaches_no_optimiser():
     with pytest.raises(NotFinite, match="here"):
         trainee.descend([loss], "here")
     assert all(torch.equal(a, b) for a, b in zip(before, net.parameters(), strict=True))
+
+
+def test_weights_that_a_step_makes_infinite_end_it():
+    net = torch.nn.Linear(1, 1, bias=False)
+    net.weight.data.fill_(-3e38)
+    with pytest.raises(NotFinite, match="here_weights"):
+        Trainee(net, torch.optim.SGD(net.parameters(), 3e38)).descend([net.weight.sum()], "here")
+
+
+def test_a_rate_that_no_optimiser_takes_is_refused():
+    with pytest.raises(UserError, match=r"lr = 1e\+39 is out of range"):
+        make_config("phased", "mixture", None, ("lr=1e39",))
 
 
 def test_a_model_that_makes_nan_says_so_instead_of_black():
@@ -88,7 +121,10 @@ def test_pixels_that_are_not_finite_are_an_error():
     nan = torch.full((1, 3, 1, 8, 8), math.nan)
     vae = SimpleNamespace(config=config, dtype=torch.float32, decode=lambda x, return_dict: (nan,))
     with pytest.raises(UserError, match="autoencoder made pixels that are not finite"):
-        PipelineTeacher.decode(SimpleNamespace(pipeline=SimpleNamespace(vae=vae), name="t"), torch.zeros(1, 1, 1, 1, 1))
+        PipelineTeacher.decode(
+            SimpleNamespace(pipeline=SimpleNamespace(vae=vae), name="t", frames=1, size=(8, 8)),
+            torch.zeros(1, 1, 1, 1, 1),
+        )
 
 
 def test_a_diverging_fake_is_told_of_once_a_stage_and_a_steady_one_never():

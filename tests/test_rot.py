@@ -20,6 +20,7 @@ from pdmd.run import Run
 from pdmd.sprites import encoder
 from pdmd.train import prepare, train
 
+FLIPS = int(os.environ.get("PDMD_EXAMPLES", "20"))  # of what is too long to try every byte of
 SHORT = ("generator_steps=4", "batch=4", "pool=8", "checkpoint_every=1", "probe_every=0", "keep=9", "prompt_count=8")
 
 
@@ -97,7 +98,7 @@ def test_every_changed_byte_of_a_checkpoint_is_found_and_the_newest_whole_one_of
     *_, good, before, newest = states.checkpoints(run.checkpoints)
     whole, note = newest.read_bytes(), newest.with_suffix(".json").read_bytes()
     rng = np.random.default_rng(0)
-    for at in (0, len(whole) - 1, *rng.integers(0, len(whole), 20)):
+    for at in (0, len(whole) - 1, *rng.integers(0, len(whole), FLIPS)):
         newest.write_bytes(flipped(whole, at, int(rng.integers(8))))
         with pytest.raises(UserError, match=f"{newest.name} is damaged.*{before.name}"):
             states.load(run.checkpoints)
@@ -172,6 +173,17 @@ def test_the_shipped_weights_are_those_of_their_checksums(tmp_path, monkeypatch)
     shutil.copy(encoder.WEIGHTS.with_name(encoder.ENCODER_SUMS), tmp_path)
     path = tmp_path / encoder.WEIGHTS.name
     monkeypatch.setattr(encoder, "WEIGHTS", path)
-    path.write_bytes(flipped(path.read_bytes(), 50000))
-    with pytest.raises(UserError, match=r"encoder\.safetensors is damaged"):
-        encoder.load(path)
+    content, rng = path.read_bytes(), np.random.default_rng(0)
+    for at in rng.integers(0, len(content), FLIPS // 20):
+        path.write_bytes(flipped(content, at, int(rng.integers(8))))
+        with pytest.raises(UserError, match=r"encoder\.safetensors is damaged"):
+            encoder.load(path)
+    shutil.copytree(teacher, tmp_path / "teacher")
+    files = sorted(p for p in (tmp_path / "teacher").rglob("*") if p.is_file())
+    for _ in range(FLIPS // 20):
+        path = files[rng.integers(len(files))]
+        content = path.read_bytes()
+        path.write_bytes(flipped(content, int(rng.integers(len(content))), int(rng.integers(8))))
+        with pytest.raises(UserError, match="damaged"):
+            check_sums(tmp_path / "teacher" / SUMS)
+        path.write_bytes(content)

@@ -47,8 +47,6 @@ HUB_ERRORS: dict[type[Exception], str] = {
     HFValidationError: "is no folder here and no valid hub id (owner/name)",
     HfHubHTTPError: "cannot be had from the hub: it answered with an error",
 }
-#: What diffusers and transformers raise for a folder that is damaged or of another kind.
-LOADING_ERRORS = (OSError, ValueError, TypeError, RuntimeError, KeyError, AttributeError, ImportError)
 
 
 def load(
@@ -85,12 +83,14 @@ def load(
     try:
         folder = index.parent if Path(spec).exists() else Path(family.pipeline_class.download(str(spec)))
         pipeline = family.pipeline_class.from_pretrained(folder, dtype=dtypes, **without)
-    except LOADING_ERRORS as error:
+        settings = read_settings(folder, family.defaults(pipeline))
+        if guidance is not None:
+            settings = replace(settings, guidance=guidance)
+        teacher = family(pipeline, name or Path(spec).name, folder, settings)
+    except UserError:
+        raise
+    except Exception as error:  # whatever a damaged folder makes its libraries raise
         raise UserError(f"cannot load {spec} as a {kind}: {first_line(error)}") from None
-    settings = read_settings(folder, family.defaults(pipeline))
-    if guidance is not None:
-        settings = replace(settings, guidance=guidance)
-    teacher = family(pipeline, name or Path(spec).name, folder, settings)
     teacher.spec = name or (str(folder.resolve()) if Path(spec).exists() else str(spec))
     if embeddings is not None:
         teacher.embeddings = Embeddings(embeddings, folder)
@@ -108,7 +108,7 @@ def _whole(own: PipelineTeacher, count: int) -> list[nn.Module]:
         if net is None:  # the stock pipeline has no place for it
             try:
                 net = type(own.pipeline.transformer).from_pretrained(own.folder / name, dtype=torch.float32)
-            except LOADING_ERRORS as error:
+            except Exception as error:  # as above
                 raise UserError(f"cannot load expert {own.folder / name}: {first_line(error)}") from None
         experts.append(net.requires_grad_(False).eval())
     return experts
