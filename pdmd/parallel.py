@@ -204,17 +204,20 @@ def weights_of(net: nn.Module) -> dict[str, Tensor]:
     return get_model_state_dict(net, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
 
 
-def _content(state: Any) -> dict[str, Any]:
-    """A State's tensors, by name, as torch.distributed.checkpoint takes them."""
+def _content(state: Any, optimizers: bool) -> dict[str, Any]:
+    """A State's tensors, by name, as torch.distributed.checkpoint takes them; optimisers that have made no step have
+    none, and asking for them would count as one."""
     from torch.distributed.checkpoint.state_dict import get_model_state_dict, get_optimizer_state_dict
 
-    return {
+    content = {
         "experts": {str(k): get_model_state_dict(net) for k, net in enumerate(state.experts)},
-        "expert": get_optimizer_state_dict(state.expert.net, state.expert.optimizer),
         "fake": get_model_state_dict(state.fake.net),
-        "fake_optimizer": get_optimizer_state_dict(state.fake.net, state.fake.optimizer),
         "average": state.average or {},
     }
+    if optimizers:
+        for name, trainee in (("expert_optimizer", state.expert), ("fake_optimizer", state.fake)):
+            content[name] = get_optimizer_state_dict(trainee.net, trainee.optimizer)
+    return content
 
 
 def save(state: Any, folder: Path, advice: str) -> None:
@@ -226,7 +229,7 @@ def save(state: Any, folder: Path, advice: str) -> None:
     if rank() == 0:
         shutil.rmtree(part, ignore_errors=True)
     try:
-        dcp.save(_content(state), checkpoint_id=part)
+        dcp.save(_content(state, bool(state.expert.optimizer.state)), checkpoint_id=part)
         if rank() == 0:
             shutil.rmtree(folder, ignore_errors=True)
             part.rename(folder)
@@ -240,9 +243,9 @@ def load(state: Any, folder: Path) -> None:
     import torch.distributed.checkpoint as dcp
     from torch.distributed.checkpoint.state_dict import set_model_state_dict, set_optimizer_state_dict
 
-    content = _content(state)
     try:
         kept = dcp.FileSystemReader(folder).read_metadata().state_dict_metadata
+        content = _content(state, any(name.startswith("expert_optimizer.") for name in kept))
         nets = {"fake": content["fake"]} | {f"experts.{k}": net for k, net in content["experts"].items()}
         lost = next((f"{k}.{name}" for k, net in nets.items() for name in net if f"{k}.{name}" not in kept), None)
         if lost:
@@ -257,8 +260,9 @@ def load(state: Any, folder: Path) -> None:
     for k, net in enumerate(state.experts):
         set_model_state_dict(net, content["experts"][str(k)])
     set_model_state_dict(state.fake.net, content["fake"])
-    set_optimizer_state_dict(state.expert.net, state.expert.optimizer, content["expert"])
-    set_optimizer_state_dict(state.fake.net, state.fake.optimizer, content["fake_optimizer"])
+    for name, trainee in (("expert_optimizer", state.expert), ("fake_optimizer", state.fake)):
+        if name in content:
+            set_optimizer_state_dict(trainee.net, trainee.optimizer, content[name])
 
 
 def load_whole(state: Any, content: dict[str, Any]) -> None:
@@ -274,6 +278,8 @@ def load_whole(state: Any, content: dict[str, Any]) -> None:
     for net, saved in zip([*state.experts, state.fake.net], [*content["experts"], content["fake"]], strict=True):
         set_model_state_dict(net, saved, options=options)
     for trainee, saved in ((state.expert, content["expert"]), (state.fake, content["fake_optimizer"])):
+        if not saved["state"]:
+            continue  # it has made no step
         names = [name for name, _ in trainee.net.named_parameters()]  # one process saves them by their number
         groups = [{**group, "params": [names[i] for i in group["params"]]} for group in saved["param_groups"]]
         named = {"state": {names[i]: tensors for i, tensors in saved["state"].items()}, "param_groups": groups}
