@@ -1,0 +1,94 @@
+"""Long runs: memory and open files stay as they are, logs begin a new file.
+
+PDMD_STEPS and PDMD_CLIPS are the lengths; `nox -s torture` takes 10,000 steps and 2,000 clips.
+"""
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from forked import DONE, Process
+from tried import tell
+
+from pdmd import run as runs
+from pdmd.benchmark.generate import generate
+from pdmd.benchmark.suites import get_suite, parse_prompts
+from pdmd.config import make_config
+from pdmd.run import Run
+from pdmd.sample import load_model
+from pdmd.sprites import grammar
+from pdmd.train import prepare, train
+
+STEPS = int(os.environ.get("PDMD_STEPS", "200"))
+CLIPS = int(os.environ.get("PDMD_CLIPS", "64"))
+GROWTH = 0.02  # of the memory, at most
+
+
+def footprint() -> tuple[int, int]:
+    """Resident memory in pages, and open files."""
+    return int(Path("/proc/self/statm").read_text().split()[1]), len(os.listdir("/proc/self/fd"))
+
+
+def flat(work: Callable[[Callable[[], None]], object], tmp_path: Path) -> None:
+    """Do the work in a process of its own; it calls what it is given as it goes on. The most memory and files of the
+    last fifth of these calls are those of the second fifth."""
+
+    def watched() -> None:
+        seen: list[tuple[int, int]] = []
+        work(lambda: seen.append(footprint()))
+        (tmp_path / "seen").write_text(json.dumps(seen))
+
+    assert Process(watched).end() == DONE
+    seen = np.array(json.loads((tmp_path / "seen").read_text()))
+    fifth = len(seen) // 5
+    (pages, files), (last_pages, last_files) = (part.max(0) for part in (seen[fifth : 2 * fifth], seen[-fifth:]))
+    tell(calls=len(seen), growth=float(last_pages / pages - 1), files=int(files), last_files=int(last_files))
+    assert last_pages < (1 + GROWTH) * pages
+    assert last_files <= files
+
+
+def test_a_long_training_is_flat(tmp_path):
+    every = max(2, STEPS // 50)
+    config = make_config(
+        "phased",
+        "mixture",
+        None,
+        f"generator_steps={STEPS} batch=8 pool=16 checkpoint_every={every} probe_every={every} prompt_count=8".split(),
+    )
+    task = prepare(config)
+    task.teacher.network()
+    run = Run.create(tmp_path / "run", config)
+    flat(lambda call: train(run, task, False, lambda *_: call(), lambda text: None), tmp_path)
+    assert len(run.metrics.read_text().splitlines()) == STEPS + 1
+
+
+def test_many_clips_are_flat(tmp_path):
+    model = load_model("sprites", 1)
+    texts = grammar.training_prompts(CLIPS, 0, False)
+    rows = "".join(json.dumps({"id": f"p{i}", "text": text}) + "\n" for i, text in enumerate(texts))
+    prompts = parse_prompts(rows.encode(), "p.jsonl", "sprites", 0)
+    flat(lambda call: generate(get_suite("motion"), prompts, model, tmp_path, 4, lambda *_: call()), tmp_path)
+    assert len((tmp_path / "manifest.jsonl").read_text().splitlines()) == CLIPS
+
+
+def test_logs_begin_a_new_file_and_a_resumed_run_goes_on_in_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(runs, "STEPS", 3)
+
+    def log(run: Run, steps: range) -> None:
+        for step in steps:
+            run.log(step, loss=step / 2)
+
+    whole, cut = (Run.create(tmp_path / name, make_config("dmd", "mixture")) for name in ("whole", "cut"))
+    log(whole, range(8))
+    log(cut, range(8))
+    for step in (4, -1, 5):
+        cut.rewind(step)
+        log(cut, range(step + 1, 8))
+    for run in (whole, cut):
+        run.close()
+        files = {path.name: path.read_text().splitlines() for path in run.folder.glob("metrics*")}
+        steps = {name: [json.loads(line)["step"] for line in lines] for name, lines in files.items()}
+        assert steps == {"metrics.jsonl": [0, 1, 2], "metrics-1.jsonl": [3, 4, 5], "metrics-2.jsonl": [6, 7]}
+    assert len(list((whole.folder / "tensorboard").iterdir())) == 3
