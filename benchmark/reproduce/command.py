@@ -52,7 +52,8 @@ def reproduce(
     command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
     work = Work(teacher, i2v_teacher, seeds, limit, tuple(set_ or ()), runs, out, command)
     wanted = WHAT if what == ALL else (what,)
-    print(f"{what}: {expected(work, [TABLES[name] for name in wanted if name in TABLES])}", flush=True)
+    tables = [TABLES[name] for name in wanted if name in TABLES]
+    print(f"{what}: {expected(work, tables) if tables else 'about a minute'}", flush=True)
     began = time.monotonic()
     try:
         for name in wanted:
