@@ -203,6 +203,7 @@ def test_a_part_whose_teacher_is_absent_says_so(work, tmp_path) -> None:
 
 def test_figure2_is_judged_over_training_seeds(work, tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(check, "check", partial(check.check, steps=20))
+    monkeypatch.setattr(check, "EULER", 10)
     path = figure2.make(replace(work, seeds=2, out=tmp_path))
     assert "| naive > exact |" in path.read_text()
     assert json.loads(path.with_suffix(".json").read_text())["judged"][0]["ordering"] == "naive > exact"
@@ -240,6 +241,7 @@ def test_the_rate_is_that_of_the_clips_nearest_to_the_base_s(work, tmp_path, mon
 
 def test_the_command_says_the_time_first_and_bad_input_is_one_line(tmp_path, monkeypatch, capsys) -> None:
     monkeypatch.setattr(check, "check", partial(check.check, steps=20))
+    monkeypatch.setattr(check, "EULER", 10)
     for arguments, line in (
         (["tabel2"], "nothing to reproduce is called 'tabel2': did you mean 'table2'"),
         (["table2", "--seeds", "0"], "--seeds 0: at least 1"),
