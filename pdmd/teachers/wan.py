@@ -53,6 +53,8 @@ class Wan(PipelineTeacher):
             if boundary is None
             else ([pipeline.transformer, pipeline.transformer_2], [boundary])
         )
+        for net in own[0]:
+            net.rope.float()  # diffusers holds its angles in float64 on a CPU: a twelfth of a training step
         super().__init__(pipeline, name, folder, settings, *own)
         vae, net = pipeline.vae.config, pipeline.transformer.config
         if (needed := vae.z_dim + self.given_channels(vae)) != net.in_channels:
