@@ -166,13 +166,21 @@ def _mesh(device: str) -> Any:
     return dist.init_device_mesh(device, (size(),))
 
 
+def shared_out(net: nn.Module) -> bool:
+    if size() == 1:
+        return False
+    from torch.distributed.fsdp import FSDPModule
+
+    return isinstance(net, FSDPModule)
+
+
 def shard(net: nn.Module, device: torch.device) -> nn.Module:
     """Share out a network's parameters, block by block where it has blocks; they come together while it runs."""
-    from torch.distributed.fsdp import FSDPModule, fully_shard
+    from torch.distributed.fsdp import fully_shard
 
     # Where a network's output is a view, nothing may write into it; nothing here does.
     warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view")
-    if size() == 1 or isinstance(net, FSDPModule):
+    if size() == 1 or shared_out(net):
         return net
     blocks = getattr(net, "_repeated_blocks", None) or ()
     for module in [m for m in net.modules() if type(m).__name__ in blocks]:

@@ -226,7 +226,7 @@ class PipelineTeacher(ABC):
         its name on any of the teacher's transformers."""
         if lora is None:
             net = self.owner(t)
-            net = parallel.copied(net, self.device) if parallel.size() > 1 else plain(net)
+            net = parallel.copied(net, self.device) if parallel.shared_out(net) else plain(net)
             return self._prepare(net.requires_grad_(True))
         for net in self.experts:
             remove(net, lora.name)
