@@ -23,7 +23,7 @@ from tried import tell
 from pdmd.benchmark.shards import Shard
 from pdmd.errors import UserError
 
-KILLS = int(os.environ.get("PDMD_KILLS", "3"))
+KILLS = int(os.environ.get("PDMD_KILLS", "2"))
 DONE, KILLED, REFUSED = "done", "killed", "refused"
 CHANGES = ("fsync", "replace", "rename", "unlink")  # of a folder, that a process may die before
 

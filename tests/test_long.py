@@ -21,8 +21,8 @@ from pdmd.sample import load_model
 from pdmd.sprites import grammar
 from pdmd.train import prepare, train
 
-STEPS = int(os.environ.get("PDMD_STEPS", "200"))
-CLIPS = int(os.environ.get("PDMD_CLIPS", "64"))
+STEPS = int(os.environ.get("PDMD_STEPS", "100"))
+CLIPS = int(os.environ.get("PDMD_CLIPS", "40"))
 GROWTH = 0.02  # of the memory, at most
 
 

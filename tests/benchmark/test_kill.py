@@ -70,7 +70,7 @@ def measuring(make_renderer, monkeypatch):
 
     def work(folder: Path, count: int = 1) -> None:
         def share(shard) -> None:
-            run_suite(suite, [make_renderer()], folder, limit=4, batch_size=1, quiet=True, shard=shard)
+            run_suite(suite, [make_renderer()], folder, limit=2, batch_size=1, quiet=True, shard=shard)
 
         shared(count, share)
 
