@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,7 @@ from ..result import kind, load
 from ..run import run_suite
 from ..sides import Side, read_side
 from ..suites import get_suite, load_prompts
-from .work import Student, Work, base
+from .work import WAIT, Student, Work, base, busy
 
 #: Of the embedded world's reader, in items.csv: the mean flow of what it sees, pixels a frame. It has no value for a
 #: clip in which no objects are legible.
@@ -51,10 +52,12 @@ def measured(
     models: list[Model] = [first, *(load_model(str(s.folder(work))) for s in dict.fromkeys(students))]
     suite = get_suite(what.suite)
     n = len(load_prompts(suite, first.domain, prompts).prompts[: work.limit])
-    stale = [model for model in models if not _whole(out / model.name / "result.json", model, n)]
-    if stale:
-        print(f"{out}: {', '.join(model.name for model in stale)}", flush=True)
+    while stale := [model for model in models if not _whole(out / model.name / "result.json", model, n)]:
         run = [first, *(model for model in stale if model is not first)]
+        if any(busy(out / model.name) for model in run):
+            time.sleep(WAIT)  # another process measures them
+            continue
+        print(f"{out}: {', '.join(model.name for model in stale)}", flush=True)
         run_suite(suite, run, out, prompts=prompts, limit=work.limit, clips=what.clips, batch_size=16)
     found = {model.name: read_side(out / model.name) for model in models}
     return {"base": found.pop(first.name), **found}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib.resources import files
@@ -12,7 +13,7 @@ from pathlib import Path
 
 from pdmd.config import Config, from_dict, make_config
 from pdmd.errors import UserError
-from pdmd.files import parse_json, write_text
+from pdmd.files import claim, parse_json, write_text
 from pdmd.sample import STUDENT, Guided
 from pdmd.teachers import EMBEDDED, load_teacher
 
@@ -24,6 +25,7 @@ STEP = {"dmd": 0.85, "few-step": 1.9, "sgts": 1.15, "phased": 1.0}
 SAMPLE = {"images": (0.3, 1.0), "clips": (0.55, 1.0), "motion": (0.55, 0.9), "motion-i2v": (0.55, 0.9)}
 #: Of every run beside its recipe: one checkpoint, and health figures, which cost a tenth of a run, but rarely.
 LEAN = ("keep=1", "probe_every=180")
+WAIT = 20.0  # seconds, for another process
 #: F learns at so many times the generator's rate, as in the recipe of the embedded teacher.
 FAKE = 2.0
 
@@ -108,8 +110,10 @@ class Student:
 
 
 def recipe(teacher: str) -> Path | None:
-    """The embedded teacher's recipe also for others of its world; None for one that has its own."""
-    return None if teacher in EMBEDDED else Path(str(files("pdmd.recipes") / "sprites.toml"))
+    """The recipe of `sprites` also for others of its world; None for an embedded one that has its own."""
+    recipes = Path(str(files("pdmd.recipes")))
+    own = teacher in EMBEDDED and (recipes / f"{teacher}.toml").is_file()
+    return None if own else recipes / "sprites.toml"
 
 
 def there(teacher: str) -> bool:
@@ -136,16 +140,45 @@ def finished(folder: Path) -> bool:
 
 
 def train(work: Work, students: Sequence[Student]) -> None:
-    """Train what is not yet trained; what was stopped goes on from its newest checkpoint. Raises UserError where a
-    folder holds a student of other settings, and Interrupted by Ctrl-C, its state saved."""
-    for student in dict.fromkeys(students):
-        folder, wanted = student.folder(work), student.config(work)
-        if (path := folder / "config.json").is_file():
-            found = dataclasses.asdict(from_dict(dict(parse_json(path.read_bytes())["config"]), str(path)))
-            other = [k for k, v in dataclasses.asdict(wanted).items() if found[k] != v]
-            if other:
-                raise UserError(f"{folder} was trained with another {', '.join(other)}; give another --runs")
-        if not finished(folder):
-            print(student.command(work), flush=True)
-            trained(folder, wanted)
-            shutil.rmtree(folder / "checkpoints")  # each a copy of all networks
+    """Train what is not yet trained; what was stopped goes on from its newest checkpoint, and what another process
+    trains is waited for, last. Raises UserError where a folder holds a student of other settings, and Interrupted by
+    Ctrl-C, its state saved."""
+    left = list(dict.fromkeys(students))
+    while left:
+        others = [student for student in left if not _trained_here(work, student)]
+        if len(others) == len(left):
+            time.sleep(WAIT)
+        left = others
+
+
+def _trained_here(work: Work, student: Student) -> bool:
+    """Whether the student is there by now; not where another process is at it."""
+    folder, wanted = student.folder(work), student.config(work)
+    if (path := folder / "config.json").is_file():
+        found = dataclasses.asdict(from_dict(dict(parse_json(path.read_bytes())["config"]), str(path)))
+        if other := [k for k, v in dataclasses.asdict(wanted).items() if found[k] != v]:
+            raise UserError(f"{folder} was trained with another {', '.join(other)}; give another --runs")
+    if finished(folder):
+        return True
+    if busy(folder):
+        return False
+    print(student.command(work), flush=True)
+    try:
+        trained(folder, wanted)
+    except UserError:
+        if busy(folder):  # it was faster
+            return False
+        raise
+    shutil.rmtree(folder / "checkpoints")  # each a copy of all networks
+    return True
+
+
+def busy(folder: Path) -> bool:
+    """Whether another process is at work in a folder."""
+    if not folder.is_dir():
+        return False
+    try:
+        claim(folder).close()
+    except UserError:
+        return True
+    return False

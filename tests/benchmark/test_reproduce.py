@@ -15,6 +15,7 @@ import tiny
 
 from pdmd import figure2 as check
 from pdmd.benchmark.reproduce import figure2, freeze, measure, sweep, table, verdict
+from pdmd.benchmark.reproduce import work as module
 from pdmd.benchmark.reproduce.expected import expected
 from pdmd.benchmark.reproduce.summary import summary
 from pdmd.benchmark.reproduce.tables import TABLES
@@ -22,6 +23,7 @@ from pdmd.benchmark.reproduce.verdict import FAILS, HOLDS, UNDECIDED
 from pdmd.benchmark.reproduce.work import PHASED, Student, Variant, Work
 from pdmd.cli import main
 from pdmd.errors import UserError
+from pdmd.files import claim
 from pdmd.sprites import reader, world
 from pdmd.sprites.prompts import held_out
 
@@ -190,6 +192,24 @@ def test_nothing_finished_is_made_again_and_other_settings_are_refused(target, w
     with pytest.raises(UserError, match="students of another teacher 'tiny'"):
         table.make(TABLES["target"], work)
     known.write_text(before)
+
+
+def test_what_another_process_trains_is_waited_for(work, tmp_path, monkeypatch) -> None:
+    here = replace(work, runs=tmp_path)
+    theirs, ours = (Student(PHASED, work.teacher, 1e-3, seed) for seed in (0, 1))
+    lock, order = claim(theirs.folder(here)), []
+
+    def trained(folder: Path, config: object) -> None:
+        order.append(folder.name)
+        for part in ("student", "checkpoints"):
+            (folder / part).mkdir(parents=True)
+        (folder / "student" / "student.json").touch()
+
+    monkeypatch.setattr(module, "trained", trained)
+    monkeypatch.setattr(module.time, "sleep", lambda seconds: lock.close())
+    module.train(here, [theirs, ours])
+    assert order == [ours.name, theirs.name]
+    assert not (ours.folder(here) / "checkpoints").exists()
 
 
 def test_a_part_whose_teacher_is_absent_says_so(work, tmp_path) -> None:
