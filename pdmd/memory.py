@@ -29,9 +29,9 @@ GB = 10**9
 TRAINED = 16
 #: What a backward pass keeps of a block, and makes on the way, in bytes a token: so much times the width of the stream,
 #: and times the width of the feed-forward layer. Measured: tests/test_memory.py.
-KEPT = {"bfloat16": (64, 8), "float32": (92, 16)}
+KEPT = {"bfloat16": (72, 8), "float32": (84, 14)}
 #: Latents, float32, of the samples that a process computes at a time: x_s, x0, x_t, T and F, the gradient, and so on.
-LATENTS = 10
+LATENTS = 4
 #: What saves memory, in the order in which it is offered.
 SAVINGS = ("dtype=bfloat16", "checkpointing=true", "accumulate={batch}", "student=lora", "fake=lora", "offload=true")
 #: Published teachers: experts, and what their transformer's class is told beside its defaults, which are Wan2.1-14B's
