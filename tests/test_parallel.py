@@ -1,0 +1,123 @@
+"""Two processes train as one does: losses, checkpoints, going on in another number of them, a killed process."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import several
+import torch
+
+from pdmd import parallel
+from pdmd import state as states
+from pdmd.errors import UserError
+from pdmd.run import Run
+from pdmd.sample import load_model
+from pdmd.train import Interrupted, prepare
+
+
+def torchrun(folder: Path, *names: str) -> subprocess.CompletedProcess:
+    """Two processes: tests/several.py."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    return subprocess.run(
+        [*command, several.__file__, folder, *names],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=900,
+    )
+
+
+def same(a: Path, b: Path) -> None:
+    """All figures but the time, to 1e-5."""
+    found, expected = ([json.loads(x) for x in (run / "metrics.jsonl").read_text().splitlines()] for run in (a, b))
+    for one, other in zip(found, expected, strict=True):
+        assert one.keys() == other.keys()
+        for name in one.keys() - {"seconds"}:
+            assert one[name] == pytest.approx(other[name], rel=1e-5, abs=1e-6), (name, one["step"])
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """What one process makes: the mixture's run, and one that is begun."""
+    folder = tmp_path_factory.mktemp("several")
+    several.go(several.begin(folder, "one-mixture", "mixture"))
+    with pytest.raises(Interrupted):
+        several.go(several.begin(folder, "begun", "mixture"), at_cut=several.stop(signal.SIGTERM))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def two(folder) -> subprocess.CompletedProcess:
+    return torchrun(folder, "mixture", "faults")
+
+
+def test_two_processes_log_the_losses_of_one_and_write_its_student(folder, two):
+    same(folder / "two-mixture", folder / "one-mixture")
+    x, y = (load_model(str(folder / f"{count}-mixture")).latents([""], [0], None) for count in ("one", "two"))
+    torch.testing.assert_close(x, y, rtol=0, atol=1e-4)
+
+
+def test_a_signal_to_one_process_saves_all_and_one_process_goes_on(folder, two):
+    assert f"stopped at {several.CUT}" in two.stdout
+    assert states.load(folder / "stopped" / "checkpoints")["step"] == several.CUT
+    assert states.checkpoints(folder / "stopped" / "checkpoints")[-1].is_dir()
+    several.go(Run.reopen(folder / "stopped"), resume=True)
+    same(folder / "stopped", folder / "one-mixture")
+
+
+def test_two_processes_go_on_where_one_stopped(folder, two):
+    kinds = {path.suffix for path in states.checkpoints(folder / "begun" / "checkpoints")}
+    assert kinds == {".pt", ""}
+    same(folder / "begun", folder / "one-mixture")
+
+
+def test_a_killed_process_ends_the_run_with_one_line_and_leaves_the_checkpoint(folder, two):
+    assert two.returncode != 0
+    (line,) = [line for line in two.stderr.splitlines() if line.startswith("pdmd: ")]
+    assert "another process of this run has ended" in line
+    assert "--resume" in line
+    assert states.load(folder / "killed" / "checkpoints")["step"] < several.CUT + 1
+    several.go(Run.reopen(folder / "killed"), resume=True)
+    same(folder / "killed", folder / "one-mixture")
+
+
+def test_a_damaged_folder_or_one_of_another_network_is_one_line(folder, two):
+    run = Run.reopen(folder / "two-mixture")
+    run.close()
+    task = prepare(run.config)
+    experts = states.begin(task.teacher, run.config, task.plan).experts
+    content = states.load(run.checkpoints)
+    with pytest.raises(UserError, match="does not fit this teacher"):
+        states.begin_stage(task.teacher, run.config, task.plan, [*experts, *experts], 1, 0).load(content)
+    for part in content["folder"].glob("*.distcp"):
+        part.write_bytes(part.read_bytes()[: part.stat().st_size // 2])
+    with pytest.raises(UserError, match="is damaged") as caught:
+        states.begin_stage(task.teacher, run.config, task.plan, experts, 1, 0).load(content)
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_a_batch_that_does_not_share_out_is_one_line(monkeypatch):
+    monkeypatch.setattr(parallel, "size", lambda: 2)
+    with pytest.raises(UserError, match="batch = 3 does not share out evenly over 2 processes"):
+        parallel.check_batch(3)
+
+
+@pytest.mark.slow
+def test_networks_of_two_experts_in_two_processes(tmp_path):
+    """Whole copies, adapters, and both, of a teacher whose rows go to either expert."""
+    import tiny
+
+    tiny.wan_two(tmp_path / "wan")
+    names = [name for name, (_, teacher, _) in several.RUNS.items() if teacher == "wan"]
+    for name in names:
+        several.go(several.begin(tmp_path, f"one-{name}", name))
+    done = torchrun(tmp_path, *names)
+    assert done.returncode == 0, done.stderr
+    for name in names:
+        same(tmp_path / f"two-{name}", tmp_path / f"one-{name}")
+        x, y = (load_model(str(tmp_path / f"{n}-{name}")).latents(["a cross"], [0], None) for n in ("one", "two"))
+        torch.testing.assert_close(x, y, rtol=0, atol=1e-3)
