@@ -122,7 +122,10 @@ def test_a_page_shows_them_as_text(results, tmp_path, server, kind: str) -> None
     assert "<script" not in document
     shown = [html.escape(markup.visible(text), quote=False) in document for text in attacks(server[0])]
     assert sum(shown) >= 3 if kind == "comparison" else all(shown)  # that page has the prompts that moved most alone
-    # and had one been let in, the policy would hold it
+    assert server[1] == []
+    if kind != "one":
+        return
+    # and had one been let in, the policy, which is that of all pages, would hold it
     content = page.read_text(encoding="utf-8")
     planted = page.with_name("planted.html")
     planted.write_text(content.replace("</body>", "".join(attacks(server[0])[:HELD]) + "</body>"), encoding="utf-8")
