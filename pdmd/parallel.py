@@ -260,7 +260,9 @@ def load(state: Any, folder: Path) -> None:
             raise UserError(f"the checkpoint does not fit this teacher: {folder} has no {lost}")
         # Partial: a parameter that no loss depends on has no optimiser state.
         planner = dcp.DefaultLoadPlanner(allow_partial_load=True)
-        dcp.load(content, checkpoint_id=folder, planner=planner, no_dist=size() == 1)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="torch.distributed is disabled")  # as it may be
+            dcp.load(content, checkpoint_id=folder, planner=planner, no_dist=size() == 1)
     except (dcp.api.CheckpointException, OSError, ValueError, RuntimeError, EOFError) as error:
         if lost_peer(error):
             raise
