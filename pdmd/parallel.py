@@ -185,7 +185,8 @@ def shard(net: nn.Module, device: torch.device) -> nn.Module:
     blocks = getattr(net, "_repeated_blocks", None) or ()
     for module in [m for m in net.modules() if type(m).__name__ in blocks]:
         fully_shard(module, mesh=_mesh(device.type))
-    return fully_shard(net, mesh=_mesh(device.type), reshard_after_forward=True)
+    fully_shard(net, mesh=_mesh(device.type), reshard_after_forward=True)
+    return net
 
 
 def copied(net: Any, device: torch.device) -> nn.Module:
@@ -205,7 +206,7 @@ def copied(net: Any, device: torch.device) -> nn.Module:
     return made.eval()
 
 
-def weights_of(net: nn.Module) -> dict[str, Tensor]:
+def weights_of(net: nn.Module) -> dict[str, Any]:
     """A network's whole state on the CPU, in the first process; empty in the others."""
     from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 
@@ -292,7 +293,7 @@ def load_whole(state: Any, content: dict[str, Any]) -> None:
             continue  # it has made no step
         names = [name for name, _ in trainee.net.named_parameters()]  # one process saves them by their number
         groups = [{**group, "params": [names[i] for i in group["params"]]} for group in saved["param_groups"]]
-        named = {"state": {names[i]: tensors for i, tensors in saved["state"].items()}, "param_groups": groups}
+        named: Any = {"state": {names[i]: tensors for i, tensors in saved["state"].items()}, "param_groups": groups}
         set_optimizer_state_dict(trainee.net, trainee.optimizer, named, options=options)
     for name, kept in (state.average or {}).items():
         kept.copy_(distribute_tensor(content["average"][name].to(kept.device), kept.device_mesh, kept.placements))
