@@ -175,7 +175,7 @@ def section(done: Done, picture: Path) -> str:
     lines = ["| | " + " | ".join(columns) + " |", "|---" * (len(columns) + 1) + "|"]
     for label, row in done.sides.items():
         lines.append(f"| {label} | " + " | ".join(_cell(row, name) for name in columns) + " |")
-    seeds = f"{len(of["suite"]["seeds"])} samples a prompt"
+    seeds = f"{len(of['suite']['seeds'])} samples a prompt"
     return f"""## {part.title}
 
 {chr(10).join(lines)}
