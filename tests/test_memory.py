@@ -1,0 +1,83 @@
+"""The arithmetic of memory against the bytes that tensors have in a step; what does not fit is one line."""
+
+import dataclasses
+
+import pytest
+import tiny
+
+from pdmd import memory, speed
+from pdmd import state as states
+from pdmd.config import make_config
+from pdmd.errors import UserError
+from pdmd.starts import Starts
+from pdmd.teachers.lora import plain
+from pdmd.teachers.wan import Wan
+from pdmd.train import prepare
+
+SMALL = ("pool=4", "prompt_count=4", "batch=2", "fits=1", "image_every=0", "student_rank=4", "fake_rank=4")
+CASES = {
+    "lora, float32": ("fake=lora", "checkpointing=true"),
+    "lora, bfloat16": ("fake=lora", "checkpointing=true", "dtype=bfloat16"),
+    "whole, bfloat16": ("student=full", "fake=full", "dtype=bfloat16", "checkpointing=true"),
+    "no checkpointing": ("fake=lora", "dtype=bfloat16"),
+    "parts": ("fake=lora", "checkpointing=true", "dtype=bfloat16", "accumulate=2"),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_estimate_is_what_a_step_takes(case):
+    """The second phase, with its pool; within a fifth."""
+    config = make_config("phased", "wan-tiny", None, (*SMALL, *CASES[case]))
+    teacher, plan = speed.random_teacher("wan-tiny", (128, 128, 9), config.compute, 8), config.plan()
+    size = memory.size_of(plain(teacher.owner(1.0)), Wan.adapted_layers, 1, teacher.shape(9), 8)
+    starts, experts = Starts(teacher, config, plan), states.begin(teacher, config, plan).experts
+    state = states.begin_stage(teacher, config, plan, experts, 1, 0)
+    speed.one_step(teacher, plan, state, 1, starts, 0)
+
+    def step() -> None:
+        speed.one_step(teacher, plan, state, 1, starts, 0)
+
+    measured = speed.peak_memory(step, speed.held(teacher, state, starts), teacher.device)
+    assert memory.total(size, config) == pytest.approx(measured, rel=0.2)
+
+
+def test_the_published_sizes():
+    """Parameters as the models' names have them, and tokens of 81 frames of 480 x 832."""
+    small, large = memory.published("wan2.1-1.3b"), memory.published("wan2.1-14b")
+    assert small.parameters == pytest.approx(1.42e9, rel=0.01)
+    assert large.parameters == pytest.approx(14.3e9, rel=0.01)
+    assert large.tokens == 21 * 30 * 52
+    assert large.per_rank == 40 * (8 * 2 * 5120 + 2 * (5120 + 13824))
+    assert memory.published("wan2.2-a14b") == dataclasses.replace(large, experts=2)
+
+
+def test_processes_share_what_can_be_shared():
+    size = memory.published("wan2.2-a14b")
+    config = make_config("phased", "none/none", None, ("dtype=bfloat16", "checkpointing=true", "accumulate=8"))
+    one, eight, many = (memory.parts(size, config, n) for n in (1, 8, 64))
+    for name in ("frozen weights", "F, gradient, optimiser"):
+        assert many[name] == pytest.approx(eight[name] / 8)
+    assert eight["frozen weights"] == pytest.approx(one["frozen weights"] * 2 / 8)  # alone, one expert waits on the CPU
+    assert one["weights gathered to run"] == 0 < eight["weights gathered to run"]
+
+
+def test_too_little_memory_is_one_line_before_loading(tmp_path, monkeypatch):
+    folder = tiny.wan(tmp_path / "wan")
+    size = memory.read_size(str(folder))
+    assert size.parameters == sum(p.numel() for p in tiny.wan_transformer().parameters())
+    monkeypatch.setattr("pdmd.train.load_teacher", lambda *_: pytest.fail("loaded"))
+    monkeypatch.setattr(memory, "free", lambda device: 1.0)
+    with pytest.raises(UserError, match=r"needs about .* GB on device cpu.*no settings") as caught:
+        prepare(make_config("phased", str(folder)))
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_what_would_fit_is_named():
+    """Settings first, then processes: docs/scale.md's figures of Wan2.1-14B."""
+    size, config = memory.published("wan2.1-14b"), make_config("phased", "none/none")
+    settings = "--set dtype=bfloat16 --set checkpointing=true --set accumulate=64 --set fake=lora"
+    assert memory.fitting(size, config, 1, 76e9) == f"it would fit, at 72.6 GB, with {settings}"
+    assert memory.fitting(size, config, 1, 50e9).startswith(
+        f"it would fit over 2 processes, by torchrun, with {settings}"
+    )
+    assert memory.fitting(size, config, 1, 1e9) == "no settings and no number of processes would make it fit"
