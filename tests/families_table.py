@@ -1,6 +1,6 @@
 """Writes the table of families x methods: does each train, sample, export and come back?
 
-python tests/families_table.py    # about three minutes: reports/families; the real classes at tiny sizes, random weights
+python tests/families_table.py    # about three minutes; reports/families. The real classes, tiny, of random weights
 """
 
 from __future__ import annotations
