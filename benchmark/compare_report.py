@@ -128,7 +128,7 @@ def terminal(comparison: Comparison) -> Group:
     for head, rows in ((METRIC_HEAD, metric_rows(comparison)), (GATE_HEAD, gate_rows(comparison))):
         table = Table(box=box.SIMPLE, padding=(0, 1, 0, 0))
         for name in head:
-            table.add_column(name, overflow="fold", no_wrap=name in ("p", "outcome"))
+            table.add_column(name, overflow="fold", no_wrap=name in ("metric", "gate", "p", "outcome"))
         for row in rows:
             table.add_row(*map(Text, row[:-1]), Text(row[-1], style="bold red" if row[-1] == FAILED else ""))
         parts.append(table)
