@@ -24,6 +24,7 @@ from pdmd.train import prepare, train
 STEPS = int(os.environ.get("PDMD_STEPS", "100"))
 CLIPS = int(os.environ.get("PDMD_CLIPS", "40"))
 GROWTH = 0.02  # of the memory, at most
+SPARE = 2  # files that something opens for good when first used; a leak would open one a checkpoint, a probe or a clip
 
 
 def footprint() -> tuple[int, int]:
@@ -46,7 +47,7 @@ def flat(work: Callable[[Callable[[], None]], object], tmp_path: Path) -> None:
     (pages, files), (last_pages, last_files) = (part.max(0) for part in (seen[fifth : 2 * fifth], seen[-fifth:]))
     tell(calls=len(seen), growth=float(last_pages / pages - 1), files=int(files), last_files=int(last_files))
     assert last_pages < (1 + GROWTH) * pages
-    assert last_files <= files
+    assert last_files <= files + SPARE
 
 
 def test_a_long_training_is_flat(tmp_path):

@@ -118,7 +118,7 @@ def test_one_changed_byte_is_found_and_the_one_before_is_named(tmp_path):
 
 
 def test_not_finite_stops_with_step_phase_and_checkpoint(tmp_path):
-    run = Run.create(tmp_path / "run", make_config("phased", "mixture", None, (*SHORT, "fake_lr=1e30", "lr=1e30")))
+    run = Run.create(tmp_path / "run", make_config("phased", "mixture", None, (*SHORT, "fake_lr=1e9", "lr=1e9")))
     with pytest.raises(Exception, match=r"not finite at step \d+, phase \d; .*checkpoint"):
         train(run, prepare(run.config), False, lambda *_: None, lambda text: None)
 
