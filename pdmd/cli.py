@@ -11,7 +11,7 @@ import typer
 
 from pdmd.benchmark import commands
 from pdmd.benchmark.reproduce.command import reproduce
-from pdmd.errors import UserError
+from pdmd.errors import INTERRUPTED, UserError
 from pdmd.version import __version__
 
 app = typer.Typer(
@@ -20,8 +20,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Distil image and video diffusion models into few steps, and measure what was kept.",
 )
-
-INTERRUPTED = 130
 
 
 @app.command()

@@ -5,6 +5,9 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+#: The exit code after Ctrl-C and SIGTERM.
+INTERRUPTED = 130
+
 
 class UserError(Exception):
     """Bad input: one line that says what, where and what to do. The command line prints it and exits 2."""

@@ -10,11 +10,10 @@ from typing import Annotated
 
 import typer
 
-from pdmd.errors import UserError, suggest
+from pdmd.errors import INTERRUPTED, UserError, suggest
 
 ALL = "all"
 WHAT = ("figure2", "table2", "table3", "target", "intervals", "phases", "freeze")
-INTERRUPTED = 130
 
 
 def reproduce(
