@@ -94,14 +94,20 @@ def anywhere(flag: bool) -> bool:
     return bool(found)
 
 
+def wait() -> None:
+    """Until every process is here."""
+    if size() > 1:
+        dist.barrier()
+
+
 @contextlib.contextmanager
 def in_turn() -> Iterator[None]:
     """The first process goes through alone, then all others: what it left on the disk they find."""
     if rank() > 0:
-        anywhere(False)
+        wait()
     yield
     if rank() == 0:
-        anywhere(False)
+        wait()
 
 
 def agreed(value: Any) -> Any:

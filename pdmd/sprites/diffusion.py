@@ -14,8 +14,9 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast
 
+from pdmd import parallel
 from pdmd.flow import shift_time
-from pdmd.sprites.training import Optimizers, log, ranks, resume, save
+from pdmd.sprites.training import Optimizers, log, resume, save
 
 SHIFT = 3.0  # of the sampling grid, and of the noise levels in training
 TOKENS = 16  # the longest prompt has 10 words and the end mark
@@ -74,8 +75,7 @@ def flow_loss(nets: Any, cond: Tensor, batch: Batch, generator: torch.Generator)
 
 def share(batch: Batch) -> Batch:
     """This process's part of a batch."""
-    rank, world = ranks()
-    rows = slice(rank, None, world)
+    rows = slice(parallel.rank(), None, parallel.size())
     given = None if batch.given is None else batch.given[rows]
     return Batch(batch.kind, batch.x0[rows], batch.prompts[rows], given)
 
@@ -94,7 +94,7 @@ def fit(
     Resumes from `<work>/<name>.pt`, logs to `<name>.jsonl`; every thousand steps `preview` gets the average
     and the path of a picture. Under torchrun each process takes its share of every batch; the first one writes.
     """
-    rank, together = ranks()
+    rank, together = parallel.rank(), parallel.size()
     device = next(nets.parameters()).device
     ema = torch.optim.swa_utils.AveragedModel(
         nets,

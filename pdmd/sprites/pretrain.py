@@ -25,11 +25,12 @@ from diffusers import AutoencoderKLWan, FlowMatchEulerDiscreteScheduler, WanPipe
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast, UMT5Config, UMT5EncoderModel
 
+from pdmd import parallel
 from pdmd.files import SUMS, write_sums
 from pdmd.sprites import grammar, world
 from pdmd.sprites.autoencoder import train_vae
 from pdmd.sprites.diffusion import SHIFT, TOKENS, Batch, fit
-from pdmd.sprites.training import ranks, to_model, wait
+from pdmd.sprites.training import to_model
 
 TRANSFORMER_CONFIG = dict(
     patch_size=(1, 2, 2),
@@ -77,12 +78,11 @@ def encode_latents(
     folder = work / ("first-frames" if first_frame else "latents")
     folder.mkdir(exist_ok=True)
     factors: list[dict[str, str | None]] = []
-    rank, together = ranks()
     for c in range(LATENTS // CHUNK):
         scenes = [world.sample_scene(np.random.default_rng([4, c, i])) for i in range(CHUNK)]
         factors += [dict(scene.factors) for scene in scenes]
         path = folder / f"{c:03d}.pt"
-        if c % together != rank:
+        if c % parallel.size() != parallel.rank():
             continue
         if not path.exists():
             means = []
@@ -94,7 +94,7 @@ def encode_latents(
             torch.save(torch.cat(means), path.with_suffix(".tmp"))
             path.with_suffix(".tmp").rename(path)
             print(f"{folder.name} {c + 1}/{LATENTS // CHUNK}", flush=True)
-    wait()
+    parallel.wait()
     latents = torch.cat([torch.load(folder / f"{c:03d}.pt", weights_only=True) for c in range(LATENTS // CHUNK)])
     if not any(vae.config.latents_mean):  # an earlier pipeline's transformer knows its own normalisation
         vae.register_to_config(
@@ -245,7 +245,7 @@ def join(device: str) -> None:
     if "RANK" in os.environ:
         dist.init_process_group("nccl" if device == "cuda" else "gloo", timeout=timedelta(days=1))
     if device == "cuda":
-        torch.cuda.set_device(ranks()[0])
+        torch.cuda.set_device(parallel.rank())
 
 
 def main() -> None:
@@ -257,13 +257,10 @@ def main() -> None:
     args.work.mkdir(parents=True, exist_ok=True)
     join(args.device)
     earlier = WanPipeline.from_pretrained(args.start, torch_dtype=torch.float32) if args.start else None
-    if ranks()[0] > 0:
-        wait()  # for the first process's autoencoder
-    vae = earlier.vae.to(args.device) if earlier else train_vae(args.work, args.device)
-    if ranks()[0] == 0:
-        wait()
+    with parallel.in_turn():  # the first process trains the autoencoder
+        vae = earlier.vae.to(args.device) if earlier else train_vae(args.work, args.device)
     pipeline = train_transformer(args.work, vae, args.device, earlier)
-    if ranks()[0] > 0:
+    if parallel.rank() > 0:
         return
     publish(pipeline, args.work / "pipeline")
     draw_curves(args.work, args.work / "curves.png")

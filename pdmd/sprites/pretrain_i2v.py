@@ -19,6 +19,7 @@ import torch
 from diffusers import AutoencoderKLWan, WanImageToVideoPipeline, WanPipeline, WanTransformer3DModel
 from PIL import Image
 
+from pdmd import parallel
 from pdmd.sprites import grammar, world
 from pdmd.sprites.diffusion import Batch, fit
 from pdmd.sprites.pretrain import (
@@ -32,7 +33,6 @@ from pdmd.sprites.pretrain import (
     publish,
     sample,
 )
-from pdmd.sprites.training import ranks
 from pdmd.teachers.wan_i2v import masked
 
 STEPS = 1500
@@ -95,7 +95,7 @@ def main() -> None:
     args.work.mkdir(parents=True, exist_ok=True)
     join(args.device)
     pipeline = train(args.work, WanPipeline.from_pretrained(args.teacher, torch_dtype=torch.float32), args.device)
-    if ranks()[0] == 0:
+    if parallel.rank() == 0:
         publish(pipeline, args.work / "pipeline")
 
 

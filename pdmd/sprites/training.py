@@ -9,32 +9,20 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.distributed as dist
 
+from pdmd import parallel
 from pdmd.sprites import world
 
 MUON_LR, ADAM_LR = 0.02, 1.5e-3
 
 
-def ranks() -> tuple[int, int]:
-    """This process's rank, and how many processes train together (torchrun)."""
-    return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
-
-
-def wait() -> None:
-    """Until every process is here."""
-    if dist.is_initialized():
-        dist.barrier()
-
-
 def average_gradients(parameters: list[torch.nn.Parameter]) -> None:
     """Each process's gradients become the mean over all processes."""
-    if ranks()[1] == 1:
+    if parallel.size() == 1:
         return
     grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
-    flat = torch.cat([g.flatten() for g in grads])
-    dist.all_reduce(flat)
-    for p, g in zip(parameters, (flat / ranks()[1]).split([g.numel() for g in grads]), strict=True):
+    mean = parallel.mean(torch.cat([g.flatten() for g in grads]))
+    for p, g in zip(parameters, mean.split([g.numel() for g in grads]), strict=True):
         p.grad = g.view_as(p)
 
 
