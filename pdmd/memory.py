@@ -140,7 +140,7 @@ def read_size(spec: str) -> Size | None:
     import diffusers
 
     from pdmd.teachers.families import FAMILIES
-    from pdmd.teachers.pipeline import read_settings
+    from pdmd.teachers.settings import read_settings
 
     try:
         index, net, vae = (

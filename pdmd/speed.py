@@ -40,7 +40,7 @@ from pdmd.state import State, generator
 from pdmd.step import fit_fake, update_generator
 from pdmd.teachers import Compute, Cond, Teacher, load_teacher
 from pdmd.teachers.lora import Adapted
-from pdmd.teachers.pipeline import Settings
+from pdmd.teachers.settings import Settings
 from pdmd.teachers.wan import Wan
 
 #: (shape of x, whether it carries gradient, the network; none: the guided teacher)

@@ -29,7 +29,7 @@ with atheris.instrument_imports(include=["pdmd", "tomllib", "json", "csv", "zipf
     from pdmd.config import make_config
     from pdmd.errors import UserError
     from pdmd.run import Run
-    from pdmd.teachers.pipeline import Settings, read_settings
+    from pdmd.teachers.settings import Settings, read_settings
     from pdmd.teachers.students import read_student
 
 import numpy as np

@@ -40,7 +40,7 @@ from pdmd.run import Run
 from pdmd.sample import load_model
 from pdmd.sprites import world
 from pdmd.teachers.mixture import MLP, Mixture
-from pdmd.teachers.pipeline import Settings, read_settings
+from pdmd.teachers.settings import Settings, read_settings
 from pdmd.teachers.students import read_student
 
 EXAMPLES = int(os.environ.get("PDMD_EXAMPLES", "20"))

@@ -25,8 +25,9 @@ from pdmd.errors import UserError, first_line
 from pdmd.files import parse_json
 from pdmd.teachers import Compute, Weights, load_teacher
 from pdmd.teachers.lora import plain
-from pdmd.teachers.pipeline import PipelineTeacher, folder_sha256, read_settings
+from pdmd.teachers.pipeline import PipelineTeacher, folder_sha256
 from pdmd.teachers.qwen_image import QwenImage
+from pdmd.teachers.settings import read_settings
 from pdmd.teachers.students import STUDENT_FILE, attach, bounds_of, expert_names, read_student, student_settings
 from pdmd.teachers.wan import Wan
 from pdmd.teachers.wan_i2v import WanI2V

@@ -1,4 +1,4 @@
-"""What teachers in the diffusers format share: settings, identity, the way to pixels, students on disk."""
+"""What teachers in the diffusers format share: identity, the way to pixels, students on disk."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from importlib.resources import files
 from pathlib import Path
@@ -21,35 +20,14 @@ from torch.autograd.graph import save_on_cpu
 
 from pdmd import parallel
 from pdmd.embeddings import Embeddings, Rows
-from pdmd.errors import UserError, suggest
-from pdmd.files import parse_json
+from pdmd.errors import UserError
 from pdmd.flow import shift_of, time_grid
-from pdmd.teachers import Compute, Lora, Weights
+from pdmd.teachers import Compute, Lora
 from pdmd.teachers.lora import Adapted, adapt, base_of, checkpoint_blocks, plain, remove
+from pdmd.teachers.settings import Settings
 
 #: Clips of small frames are decoded together, up to so many pixels: one clip of 81 frames of 480 x 832.
 PIXELS_AT_ONCE = 2**25
-#: What a folder says of itself beside diffusers' own files.
-SETTINGS_FILE = "pdmd.json"
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What a family says of its teachers, and a teacher's folder may say otherwise in `pdmd.json`.
-
-    `domain` names the prompts it understands; a clip has `frames` of `height` x `width` pixels at `fps`;
-    `guidance` is its weight w, one an expert or one for all; `steps` those of its own sampling, over a grid of
-    the time shift `shift`; 0: the scheduler's own.
-    """
-
-    domain: str
-    frames: int
-    fps: int
-    height: int
-    width: int
-    guidance: Weights
-    steps: int
-    shift: float = 0.0
 
 
 class PipelineTeacher(ABC):
@@ -286,30 +264,6 @@ def check_size(teacher: PipelineTeacher) -> None:
     if any(side < teacher.multiple or side % teacher.multiple for side in teacher.size):
         height, width = teacher.size
         raise UserError(f"teacher {teacher.name}: {height} x {width} pixels are no multiples of {teacher.multiple}")
-
-
-def read_settings(folder: Path, settings: Settings) -> Settings:
-    """The settings with what the folder's `pdmd.json` replaces. Raises UserError where that is damaged."""
-    path = folder / SETTINGS_FILE
-    if not path.is_file():
-        return settings
-    try:
-        given = parse_json(path.read_bytes())
-    except (OSError, ValueError):
-        given = None
-    if not isinstance(given, dict):
-        raise UserError(f"{path} is damaged: it is no JSON object") from None
-    known = [field.name for field in fields(Settings)]
-    for key, value in given.items():
-        if key not in known:
-            raise UserError(f"{path}: no setting {key!r}; {suggest(key, known)}")
-        if not isinstance(value, (int, float, list) if key == "guidance" else type(getattr(settings, key))):
-            raise UserError(f"{path}: {key} = {value!r} is of the wrong kind")
-        numbers, low = value if isinstance(value, list) else [value], key in ("frames", "fps", "height", "width")
-        right = all(isinstance(n, (int, float)) and not isinstance(n, bool) and low <= n < 10**6 for n in numbers)
-        if key != "domain" and not (right and numbers):
-            raise UserError(f"{path}: {key} = {value!r} is out of range")
-    return replace(settings, **given)
 
 
 def folder_sha256(folder: Path) -> str:

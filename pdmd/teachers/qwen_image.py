@@ -17,7 +17,8 @@ from torch.nn.utils.rnn import pad_sequence
 from pdmd.embeddings import Rows
 from pdmd.errors import UserError
 from pdmd.flow import guide, time_grid
-from pdmd.teachers.pipeline import PipelineTeacher, Settings, check_size
+from pdmd.teachers.pipeline import PipelineTeacher, check_size
+from pdmd.teachers.settings import Settings
 
 LONGEST_PROMPT = 512
 ENCODED_AT_ONCE = 64

@@ -24,7 +24,8 @@ from pdmd.flow import shift_of
 from pdmd.teachers import Lora, route
 from pdmd.teachers.card import card
 from pdmd.teachers.lora import adapt
-from pdmd.teachers.pipeline import SETTINGS_FILE, PipelineTeacher, Settings
+from pdmd.teachers.pipeline import PipelineTeacher
+from pdmd.teachers.settings import SETTINGS_FILE, Settings
 
 STUDENT_FILE = "student.json"
 #: What diffusers' `load_lora_weights` expects before a transformer's names, and ComfyUI before its own.

@@ -16,7 +16,8 @@ from torch.nn.functional import pad
 from pdmd.embeddings import Rows
 from pdmd.errors import UserError
 from pdmd.flow import guide, shift_of
-from pdmd.teachers.pipeline import PipelineTeacher, Settings, check_size
+from pdmd.teachers.pipeline import PipelineTeacher, check_size
+from pdmd.teachers.settings import Settings
 
 #: The transformer's clock: it takes 1000 t.
 CLOCK = 1000.0

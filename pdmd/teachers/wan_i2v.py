@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from pdmd.errors import UserError
 from pdmd.teachers import Pictured
-from pdmd.teachers.pipeline import Settings
+from pdmd.teachers.settings import Settings
 from pdmd.teachers.wan import CLOCK, DEFAULTS, Wan
 
 #: Wan2.2-I2V's weight of guidance, of both experts.
