@@ -25,6 +25,7 @@ from pdmd.teachers.mixture import Mixture
 from pdmd.train import prepare, train
 
 from .provenance import commit_text
+from .report import grid
 from .result import load
 from .run import run_suite
 from .suites import get_suite
@@ -80,9 +81,7 @@ def motion_row(model: Model, out: Path) -> dict[str, str]:
 def table(rows: dict[str, dict[str, str]]) -> str:
     """A Markdown table with a row a method."""
     columns = list(dict.fromkeys(name for row in rows.values() for name in row))
-    lines = ["| | " + " | ".join(columns) + " |", "|---" * (len(columns) + 1) + "|"]
-    lines += [f"| {method} | " + " | ".join(row.get(c, "") for c in columns) + " |" for method, row in rows.items()]
-    return "\n".join(lines)
+    return grid(("", *columns), [(method, *(row.get(c, "") for c in columns)) for method, row in rows.items()])
 
 
 def main() -> None:

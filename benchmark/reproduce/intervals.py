@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .table import DIVERSITY, MOTION, Part, Table
+from .table import Table, images_and_clips
 from .work import PHASED, Variant
 
 ROWS = {"nested": PHASED, "disjoint": Variant("phased-disjoint", "phased", ("interval=disjoint",))}
@@ -11,9 +11,6 @@ PAIR = (("nested", "disjoint"),)
 TABLE = Table(
     "intervals",
     "Nested against disjoint intervals",
-    parts=(
-        Part("Images", "images", ROWS, DIVERSITY, PAIR, worse=PAIR),
-        Part("Clips", "motion", ROWS, MOTION, PAIR, worse=PAIR),
-    ),
+    parts=images_and_clips(ROWS, PAIR, worse=PAIR),
     note="The paper finds artefacts with disjoint intervals: nested is to have the higher fidelity.",
 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .table import DIVERSITY, MOTION, Part, Table
+from .table import Table, images_and_clips
 from .work import PHASED, SGTS, Variant
 
 #: One phase with random stops is sgts, to the last bit.
@@ -19,10 +19,8 @@ TABLE = Table(
     "phases",
     "One, two and four phases, and where the boundary lies",
     parts=(
-        Part("Phases: images", "images", COUNT, DIVERSITY, MORE),
-        Part("Phases: clips", "motion", COUNT, MOTION, MORE),
-        Part("Boundary: images", "images", BOUNDARY, DIVERSITY, SWEPT, worse=SWEPT, seeds=1),
-        Part("Boundary: clips", "motion", BOUNDARY, MOTION, SWEPT, worse=SWEPT, seeds=1),
+        *images_and_clips(COUNT, MORE, of="Phases"),
+        *images_and_clips(BOUNDARY, SWEPT, worse=SWEPT, seeds=1, of="Boundary"),
     ),
     note=(
         "All phases share one budget of generator steps. The paper leaves the boundary open; its sweep has one "

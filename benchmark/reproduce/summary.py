@@ -7,6 +7,8 @@ from typing import Any
 
 from pdmd.files import parse_json, write_text
 
+from ..report import grid
+
 TEXT = """# The paper's claims on the embedded world
 
 `pdmd reproduce`; each table says by which command and commit it was made, of which seeds and how many prompts.
@@ -16,8 +18,7 @@ TEXT = """# The paper's claims on the embedded world
 
 def summary(out: Path) -> Path:
     """Write it, and return its path."""
-    lines = ["| table | part | ordering | on | p | |", "|---" * 6 + "|"]
-    links = []
+    rows, links = [], []
     for path in sorted(out.glob("*.json")):
         content = parse_json(path.read_bytes())
         if "title" not in content:
@@ -25,11 +26,10 @@ def summary(out: Path) -> Path:
         links.append(f"- [{content['title']}]({path.stem}.md)")
         for part, one in judged(content):
             p = "–" if one["p"] is None else f"{one['p']:.3g}"
-            cells = (path.stem, part, one["ordering"], one["on"], p, f"**{one['verdict']}**")
-            lines.append("| " + " | ".join(cells) + " |")
+            rows.append((path.stem, part, one["ordering"], one["on"], p, f"**{one['verdict']}**"))
         links += [f"  - {title}: {reason}" for title, reason in content.get("missing", {}).items()]
     target = out / "README.md"
-    write_text(target, TEXT + "\n".join([*links, "", *lines]) + "\n")
+    write_text(target, TEXT + "\n".join([*links, "", grid(("table", "part", "ordering", "on", "p", ""), rows)]) + "\n")
     return target
 
 

@@ -18,6 +18,7 @@ from pdmd.sprites.quality import held_out_prompts
 from .. import provenance
 from ..diversity import CLIP_VALUES
 from ..frechet import LEAST_PROMPTS, NAME
+from ..report import grid
 from .measure import measured
 from .work import DMD, FEW_STEP, PHASED, SGTS, Student, Work, finished, train
 
@@ -86,18 +87,17 @@ def _write(
     content = {"command": work.command, "prompts": asked, "chosen": best, "students": rows}
     content |= {"diverged": lost, "provenance": provenance.record()}
     write_text(work.out / "sweep.json", json.dumps(content, indent=1) + "\n")
-    lines = [f"| method | learning rate | {' | '.join(SHOWN)} | |", "|---" * (len(SHOWN) + 3) + "|"]
+    lines: list[tuple[str, ...]] = []
     for row in rows.values():
         taken = row["lr"] == best[row["method"]]
         note = "taken" + ", at the sweep's end" * (row["lr"] in (RATES[0], RATES[-1])) if taken else ""
-        figures = " | ".join(f"{row[name]:.4f}" for name in SHOWN)
-        lines.append(f"| {row['method']} | {row['lr']:g} | {figures} | {note} |")
-    lines += [f"| {name} | | {' | '.join('–' for _ in SHOWN)} | {why} |" for name, why in lost.items()]
+        lines.append((row["method"], f"{row['lr']:g}", *(f"{row[name]:.4f}" for name in SHOWN), note))
+    lines += [(name, "", *("–" for _ in SHOWN), why) for name, why in lost.items()]
     text = f"""# Learning rates
 
 `{work.command}`, commit {provenance.commit_text()}.
 
-{chr(10).join(lines)}
+{grid(("method", "learning rate", *SHOWN, ""), lines)}
 
 Training seed {SEED}, the whole budget; n = {len(asked)} prompts x 8 seeds, clips; the prompts are held out from all
 training and are none of the benchmark's ([sweep.json](sweep.json) has them). Taken is the rate with the least

@@ -14,6 +14,7 @@ from pdmd.files import write_text
 
 from .. import provenance
 from ..frechet import NAME as FRECHET
+from ..report import grid
 from ..sides import Side
 from . import verdict
 from .draw import draw
@@ -53,6 +54,21 @@ class Part:
             label: [Student(row, of, rate[row.method], seed) for seed in work.seeds_of(self.seeds)]
             for label, row in self.rows.items()
         }
+
+
+def images_and_clips(
+    rows: Mapping[str, Variant],
+    orderings: tuple[tuple[str, str], ...],
+    worse: tuple[tuple[str, str], ...] = (),
+    seeds: int = 3,
+    of: str = "",
+) -> tuple[Part, Part]:
+    """The same rows twice, their titles begun with `of`: the diversity of images, the motion of clips."""
+    titles = [f"{of}: {what}" if of else what.capitalize() for what in ("images", "clips")]
+    return (
+        Part(titles[0], "images", rows, DIVERSITY, orderings, worse, seeds),
+        Part(titles[1], "motion", rows, MOTION, orderings, worse, seeds),
+    )
 
 
 @dataclass(frozen=True)
@@ -172,13 +188,11 @@ def section(done: Done, picture: Path) -> str:
     """A part as Markdown: its figures, its orderings, its picture."""
     part, of = done.part, done.sides[BASE][0].result.generation
     columns = ["fidelity", *done.metrics, FRECHET]
-    lines = ["| | " + " | ".join(columns) + " |", "|---" * (len(columns) + 1) + "|"]
-    for label, row in done.sides.items():
-        lines.append(f"| {label} | " + " | ".join(_cell(row, name) for name in columns) + " |")
+    rows = [(label, *(_cell(row, name) for name in columns)) for label, row in done.sides.items()]
     seeds = f"{len(of['suite']['seeds'])} samples a prompt"
     return f"""## {part.title}
 
-{chr(10).join(lines)}
+{grid(("", *columns), rows)}
 
 Mean over training seeds {", ".join(map(str, done.seeds))} (in brackets each one's own); n = {done.prompts} prompts of
 `{of["prompts"]["file"]}` ({of["prompts"]["sha256"][:8]}), {seeds}.
@@ -203,15 +217,15 @@ def orderings(judged: Sequence[Judged]) -> str:
     """The orderings as a Markdown table; nothing where there are none."""
     if not judged:
         return ""
-    lines = ["| ordering | on | lead (95 % over prompts) | d | p over prompts | p over training seeds | p, Holm | |"]
-    lines.append("|---" * 8 + "|")
+    head = ("ordering", "on", "lead (95 % over prompts)", "d", "p over prompts", "p over training seeds", "p, Holm", "")
+    rows = []
     for one in judged:
         found = one.finding
         why = f"**{found.verdict}**" + (f" ({found.reason})" if found.reason else "")
         cells = [f"{one.more} > {one.less}", one.metric, effect(one.metric, found.lead), _number(found.lead.d)]
         cells += [_number(found.lead.over_prompts), _number(found.lead.over_seeds), _number(found.adjusted), why]
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines) + "\n"
+        rows.append(cells)
+    return grid(head, rows) + "\n"
 
 
 def effect(metric: str, lead: Lead) -> str:

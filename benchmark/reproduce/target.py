@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .table import DIVERSITY, MOTION, Part, Table
+from .table import Table, images_and_clips
 from .work import PHASED, Variant
 
 ROWS = {"exact": PHASED, "naive": Variant("phased-naive", "phased", ("target=naive",))}
@@ -11,10 +11,7 @@ PAIR = (("exact", "naive"),)
 TABLE = Table(
     "target",
     "The exact against the naive target",
-    parts=(
-        Part("Images", "images", ROWS, DIVERSITY, PAIR, worse=PAIR),
-        Part("Clips", "motion", ROWS, MOTION, PAIR, worse=PAIR),
-    ),
+    parts=images_and_clips(ROWS, PAIR, worse=PAIR),
     note=(
         "The naive target is wrong wherever a phase ends above t = 0 (figure2 shows it in one dimension): exact is to "
         "have the higher fidelity."
