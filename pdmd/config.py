@@ -51,6 +51,7 @@ class Config:
     early_steps: int = 0  # of these, those of each phase before the last; 0: as many as of the last
     batch: int = 16
     accumulate: int = 1  # parts that a batch is computed in, one after another; changes nothing else
+    context: int = 1  # processes that share out one sample's tokens
     # How networks are run: pdmd.teachers.Compute.
     dtype: Literal["float32", "bfloat16"] = "float32"
     checkpointing: bool = False
@@ -112,7 +113,7 @@ class Config:
         """The most samples that a pool or a probe makes at once in a process, where memory is short: as many as a part
         of a batch has; else all that there are."""
         short = self.accumulate > 1 or self.checkpointing
-        return -(-self.batch // (self.accumulate * parallel.size())) if short else None
+        return -(-self.batch // (self.accumulate * (parallel.size() // self.context))) if short else None
 
     @property
     def embeddings_folder(self) -> Path:
@@ -123,7 +124,7 @@ class Config:
 
 POSITIVE = frozenset(
     "steps phases boundary shift generator_steps batch lr fake_lr prompt_count keep checkpoint_every "
-    "accumulate student_rank student_alpha fake_rank fake_alpha".split()
+    "accumulate context student_rank student_alpha fake_rank fake_alpha".split()
 )
 NOT_NEGATIVE = frozenset(
     "seed early_steps fits ema beta1 beta2 guidance guidance_2 image_every pool pool_refresh probe_every".split()

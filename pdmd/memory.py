@@ -88,7 +88,9 @@ def parts(size: Size, config: Config, processes: int = 1) -> dict[str, float]:
     """Bytes on each of so many devices at the peak of a step, by what they are for."""
     plan, alone = config.plan(), processes == 1
     half, later = config.dtype == "bfloat16", max(plan.experts)
-    rows = config.batch / processes / min(config.accumulate, config.batch / processes)
+    groups = processes / config.context
+    rows = config.batch / groups / min(config.accumulate, config.batch / groups)
+    tokens = size.tokens / config.context
     whole = {"student": config.student == "full", "fake": config.fake == "full"}
     ranks = {"student": config.student_rank, "fake": config.fake_rank}
     count = {role: size.parameters if whole[role] else ranks[role] * size.per_rank for role in whole}
@@ -98,8 +100,8 @@ def parts(size: Size, config: Config, processes: int = 1) -> dict[str, float]:
     waiting = 0 if alone and whole["student"] else 4 * later * count["student"]
     average = 4 * count["student"] if plan.ema else 0
     stream, feed = KEPT[config.dtype]
-    kept = rows * size.tokens * (stream * size.width + feed * size.feed)
-    inputs = rows * size.tokens * size.width * (2 if half else 4) * size.blocks
+    kept = rows * tokens * (stream * size.width + feed * size.feed)
+    inputs = rows * tokens * size.width * (2 if half else 4) * size.blocks
     if config.checkpointing:  # one block at a time is computed again; its weights in training are cast to half
         casts = 2 * size.block if half and any(whole.values()) else 0
     else:
@@ -195,7 +197,7 @@ def fitting(size: Size, config: Config, processes: int, room: float) -> str:
     """What to set so that a run fits: settings that save memory, then more processes."""
     changed: list[str] = []
     for saving in SAVINGS:
-        key, _, value = saving.format(batch=config.batch // processes).partition("=")
+        key, _, value = saving.format(batch=config.batch * config.context // processes).partition("=")
         new: Any = {"true": True}.get(value, int(value) if value.isdigit() else value)
         if getattr(config, key) == new:
             continue

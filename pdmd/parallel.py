@@ -1,14 +1,15 @@
 """One run in many processes: torchrun starts them, FSDP2 shares out weights, gradients and optimisers among them.
 
 Every process draws the same whole batch and computes its own rows of it, so that a run does not depend on the number
-of processes; what is summed over the batch is then averaged over them. With one process nothing here does anything.
-docs/scale.md.
+of processes; what is summed over the batch is then averaged over them. With `share_tokens` it computes them together
+with its neighbours, each a part of every sample's tokens. With one process nothing here does anything. docs/scale.md.
 """
 
 from __future__ import annotations
 
 import contextlib
 import io
+import logging
 import os
 import shutil
 import warnings
@@ -26,6 +27,8 @@ from pdmd.errors import UserError, first_line
 
 #: For the others to come: the first may have a text encoder to run over all prompts.
 PATIENCE = timedelta(hours=12)
+#: How many processes share out one sample's tokens (`share_tokens`).
+_context = 1
 
 
 def size() -> int:
@@ -119,17 +122,34 @@ def agreed(value: Any) -> Any:
     return held[0]
 
 
+def share_tokens(context: int) -> None:
+    """From now on `context` neighbouring processes compute the same rows, each a part of their tokens: context
+    parallelism. Raises UserError where the processes do not come in groups of so many."""
+    global _context
+    if size() % context:
+        raise UserError(f"context = {context} does not go into {size()} processes; start a multiple of it by torchrun")
+    _context = context
+
+
+def context() -> int:
+    return _context
+
+
+def groups() -> int:
+    """Into how many parts the rows of a batch are shared out."""
+    return size() // _context
+
+
 def check_batch(batch: int) -> None:
     """Raises UserError unless a batch shares out evenly."""
-    if batch % size():
-        raise UserError(
-            f"batch = {batch} does not share out evenly over {size()} processes; set a multiple of {size()}"
-        )
+    if batch % groups():
+        over = f"{size()} processes" if _context == 1 else f"{groups()} groups of {_context} processes"
+        raise UserError(f"batch = {batch} does not share out evenly over {over}; set a multiple of {groups()}")
 
 
 def own_rows(n: int) -> Tensor:
-    """The indices of this process's rows of n, which are a multiple of the processes."""
-    return torch.arange(n).chunk(size())[rank()]
+    """The indices of this process's rows of n, which are a multiple of the groups."""
+    return torch.arange(n).chunk(groups())[rank() // _context]
 
 
 def mean(x: Tensor) -> Tensor:
@@ -142,20 +162,20 @@ def mean(x: Tensor) -> Tensor:
 
 
 def gathered(x: Tensor) -> Tensor:
-    """The processes' rows (n, ...) together, (processes n, ...)."""
+    """The groups' rows (n, ...) together, (groups n, ...)."""
     if size() == 1:
         return x
     parts = [torch.empty_like(x) for _ in range(size())]
     dist.all_gather(parts, x.contiguous())
-    return torch.cat(parts)
+    return torch.cat(parts[::_context])
 
 
 def in_shares(run: Callable[[Tensor, Any], Tensor], x: Tensor, cond: Any, most: int | None = None) -> Tensor:
     """run(x, cond) of rows x (n, ...), each process computing its own, at most so many at once; whole in all of them.
-    Where n is no multiple of the processes the last row is computed several times."""
-    n, each = len(x), -(-len(x) // size())
+    Where n is no multiple of the groups the last row is computed several times."""
+    n, each = len(x), -(-len(x) // groups())
     if size() > 1:
-        rows = (rank() * each + torch.arange(each)).clamp(max=n - 1)
+        rows = (rank() // _context * each + torch.arange(each)).clamp(max=n - 1)
         x, cond = x[rows], cond[rows]
     most = most or each
     made = [run(x[i : i + most], cond[i : i + most]) for i in range(0, each, most)]
@@ -170,6 +190,57 @@ def whole(x: Tensor) -> Tensor:
 @cache
 def _mesh(device: str) -> Any:
     return dist.init_device_mesh(device, (size(),))
+
+
+@cache
+def _context_mesh(device: str, context: int) -> Any:
+    """The neighbours that share out a sample's tokens, as diffusers names the two ways of it."""
+    names = ("group", "ring", "ulysses")
+    return dist.init_device_mesh(device, (size() // context, 1, context), mesh_dim_names=names)["ring", "ulysses"]
+
+
+class _Entering(torch.autograd.Function):
+    """What goes into a network whose tokens are shared out: each process's gradient of it is that of its own tokens."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, group: Any) -> Tensor:
+        ctx.group = group
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        gradient = gradients[0].clone()
+        dist.all_reduce(gradient, group=ctx.group)
+        return gradient, None
+
+
+def entering(x: Tensor) -> Tensor:
+    """A network's input, its gradient whole again where the tokens are shared out."""
+    if _context == 1:
+        return x
+    return _Entering.apply(x, _context_mesh(x.device.type, _context)["ulysses"].get_group())
+
+
+def _split(net: Any, device: torch.device) -> None:
+    """Have a network of diffusers' compute a part of its tokens here, attention over all of them by Ulysses. Raises
+    UserError where it has too few heads."""
+    from diffusers import ContextParallelConfig, ParallelConfig
+
+    if net.config.num_attention_heads % _context:
+        raise UserError(f"context = {_context} does not go into the {net.config.num_attention_heads} attention heads")
+    mesh = _context_mesh(device.type, _context)
+    config = ParallelConfig(context_parallel_config=ContextParallelConfig(ulysses_degree=_context, mesh=mesh))
+    config.setup(rank(), size(), device, mesh=mesh)
+
+    for name in ("models.modeling_utils", "hooks.context_parallel"):  # they say that this is new
+        logging.getLogger(f"diffusers.{name}").setLevel(logging.ERROR)
+
+    def resolved(given: Any) -> Any:  # diffusers' own finds no device where there is a CPU alone
+        net._parallel_config = given
+        return given
+
+    net._resolve_parallel_config = resolved
+    net.enable_parallelism(config=config)
 
 
 def shared_out(net: nn.Module) -> bool:
@@ -188,6 +259,10 @@ def shard(net: nn.Module, device: torch.device) -> nn.Module:
     warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view")
     if size() == 1 or shared_out(net):
         return net
+    # Where a clip's tokens are shared out, diffusers gathers them by torch's older name of it.
+    warnings.filterwarnings("ignore", message=".*all_gather_tensor. is deprecated")
+    if _context > 1 and hasattr(net, "enable_parallelism"):  # an adapter's tokens are its base's
+        _split(net, device)
     blocks = getattr(net, "_repeated_blocks", None) or ()
     for module in [m for m in net.modules() if type(m).__name__ in blocks]:
         fully_shard(module, mesh=_mesh(device.type))

@@ -49,7 +49,7 @@ class Trainee:
         the step, and where the weights are not, after it: then nothing may be saved."""
         self.optimizer.zero_grad(set_to_none=True)
         for loss in losses:
-            loss.backward()
+            (parallel.context() * loss).backward()  # each process's gradient is that of its own part of the tokens
         norm = finite(f"{name}_gradient", torch.nn.utils.clip_grad_norm_(self.net.parameters(), CLIP))
         self.optimizer.step()
         finite(f"{name}_weights", torch.nn.utils.get_total_norm(p for p in self.net.parameters() if p.requires_grad))

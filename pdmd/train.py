@@ -61,6 +61,7 @@ class Task:
 
 def prepare(config: Config) -> Task:
     """Load the teacher and the prompts. Raises UserError for bad input; writes nothing."""
+    parallel.share_tokens(config.context)
     parallel.check_batch(config.batch)
     memory.check(config)
     plan = config.plan()
@@ -68,9 +69,23 @@ def prepare(config: Config) -> Task:
         teacher = load_teacher(config.teacher, config.weights, config.embeddings_folder, config.compute)
         teacher.shape(teacher.frames)
         starts = Starts(teacher, config, plan)
+    if config.context > 1:
+        check_tokens(teacher, config, starts.kinds())
     for net in getattr(teacher, "experts", ()):
         parallel.shard(net, teacher.device)
     return Task(plan, teacher, starts)
+
+
+def check_tokens(teacher: Teacher, config: Config, kinds: list[bool]) -> None:
+    """Raises UserError where processes cannot share out the tokens of clips, or of single images (`Starts.kinds`)."""
+    if config.compile:
+        raise UserError("context goes without compile; leave one of them out")
+    for image in kinds:
+        tokens = teacher.tokens(1 if image else teacher.frames)
+        if tokens is None:
+            raise UserError(f"context = {config.context}: teacher {teacher.name} does not share out its tokens")
+        if tokens % config.context:
+            raise UserError(f"context = {config.context} does not go into the {tokens} tokens of a sample")
 
 
 def train(run: Run, task: Task, resume: bool, report: Report, say: Say) -> Path:

@@ -26,6 +26,12 @@ RUNS = {
         "wan",
         (*SMALL, *LORA, "fake=lora", "fake_rank=2", "pool=5", "checkpointing=true", "ema=0.5"),
     ),
+    "context": ("few-step", "wan", (*SMALL, "generator_steps=2", "student=full", "fake=full", "context={size}")),
+    "context-lora": (
+        "phased",
+        "wan",
+        (*SMALL, *LORA, "fake=lora", "fake_rank=2", "pool=5", "checkpointing=true", "accumulate=2", "context={size}"),
+    ),
     "paper": ("phased", "wan", (*SMALL, *LORA, "fake=full", "pool=0", "accumulate=2", "checkpointing=true")),
 }
 CUT = 3  # the step after which a run is stopped or killed
@@ -34,6 +40,7 @@ CUT = 3  # the step after which a run is stopped or killed
 def begin(folder: Path, name: str, run: str) -> Run:
     """A new run in FOLDER/NAME as `RUNS` has it."""
     method, teacher, settings = RUNS[run]
+    settings = [setting.format(size=parallel.size()) for setting in settings]
     teacher = str(folder / teacher) if teacher == "wan" else teacher
     return Run.create(folder / name, make_config(method, teacher, None, settings))
 

@@ -9,14 +9,17 @@ from pathlib import Path
 
 import pytest
 import several
+import tiny
 import torch
 
 from pdmd import parallel
 from pdmd import state as states
+from pdmd.config import make_config
 from pdmd.errors import UserError
 from pdmd.run import Run
 from pdmd.sample import load_model
-from pdmd.train import Interrupted, prepare
+from pdmd.teachers import load_teacher
+from pdmd.train import Interrupted, check_tokens, prepare
 
 
 def torchrun(folder: Path, *names: str) -> subprocess.CompletedProcess:
@@ -106,11 +109,37 @@ def test_a_batch_that_does_not_share_out_is_one_line(monkeypatch):
         parallel.check_batch(3)
 
 
+def test_neighbours_that_share_tokens_have_the_same_rows(monkeypatch):
+    monkeypatch.setattr(parallel, "size", lambda: 4)
+    monkeypatch.setattr(parallel, "_context", 1)
+    parallel.share_tokens(2)
+    rows = []
+    for rank in range(4):
+        monkeypatch.setattr(parallel, "rank", lambda rank=rank: rank)
+        rows.append(parallel.own_rows(6).tolist())
+    assert rows == [[0, 1, 2], [0, 1, 2], [3, 4, 5], [3, 4, 5]]
+    with pytest.raises(UserError, match="batch = 3 does not share out evenly over 2 groups of 2 processes"):
+        parallel.check_batch(3)
+
+
+def test_tokens_that_do_not_share_out_are_one_line(tmp_path):
+    def refused(teacher, *settings):
+        with pytest.raises(UserError) as caught:
+            check_tokens(load_teacher(teacher), make_config("phased", teacher, None, settings), [False, True])
+        return str(caught.value)
+
+    wan = str(tiny.wan(tmp_path / "wan"))
+    assert refused(wan, "context=3") == "context = 3 does not go into the 8 tokens of a sample"
+    assert refused(wan, "context=8") == "context = 8 does not go into the 4 tokens of a sample"
+    assert refused(wan, "context=2", "compile=true") == "context goes without compile; leave one of them out"
+    assert "does not share out its tokens" in refused("mixture", "context=2")
+    with pytest.raises(UserError, match="context = 2 does not go into 1 processes"):
+        prepare(make_config("phased", wan, None, ["context=2"]))
+
+
 @pytest.mark.slow
 def test_networks_of_two_experts_in_two_processes(tmp_path):
-    """Whole copies, adapters, and both, of a teacher whose rows go to either expert."""
-    import tiny
-
+    """Whole copies, adapters, and both, of a teacher whose rows go to either expert; rows shared out, or tokens."""
     tiny.wan_two(tmp_path / "wan")
     names = [name for name, (_, teacher, _) in several.RUNS.items() if teacher == "wan"]
     for name in names:

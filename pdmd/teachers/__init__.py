@@ -96,6 +96,9 @@ class Teacher(Protocol):
     def shape(self, frames: int) -> tuple[int, ...]:
         """Shape of one latent of that many frames."""
 
+    def tokens(self, frames: int) -> int | None:
+        """How many tokens its networks make of that latent; None where processes cannot share them out."""
+
     def grid(self, steps: int) -> tuple[float, ...]:
         """The family's own noise levels for that many steps, 1 = t_0 > ... > t_N = 0."""
 

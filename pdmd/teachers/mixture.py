@@ -162,6 +162,9 @@ class Mixture:
     def shape(self, frames: int) -> tuple[int, ...]:
         return (len(self.means[0]),)
 
+    def tokens(self, frames: int) -> int | None:
+        return None
+
     def grid(self, steps: int) -> tuple[float, ...]:
         return time_grid(steps, self.shift)
 

@@ -124,7 +124,7 @@ class PipelineTeacher(ABC):
             net.compile_repeated_blocks()
         return net
 
-    def run(self, net: nn.Module, *args: Any, **kwargs: Any) -> Tensor:
+    def run(self, net: nn.Module, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """A network's output, float32, run as `compute` says."""
         with self._on_device(base_of(net)), ExitStack() as stack:
             if self.compute.dtype != "float32":
@@ -133,7 +133,7 @@ class PipelineTeacher(ABC):
                 stack.enter_context(torch.autocast(self.device.type, half, cache_enabled=False))
             if self.compute.offload and torch.is_grad_enabled():
                 stack.enter_context(save_on_cpu(pin_memory=self.device.type == "cuda"))
-            return net(*args, return_dict=False, **kwargs)[0].float()
+            return net(parallel.entering(x), *args, return_dict=False, **kwargs)[0].float()
 
     @staticmethod
     @abstractmethod
@@ -152,6 +152,9 @@ class PipelineTeacher(ABC):
 
     @abstractmethod
     def shape(self, frames: int) -> tuple[int, ...]: ...
+    def tokens(self, frames: int) -> int | None:
+        return None
+
     @abstractmethod
     def velocity(self, net: nn.Module, x: Tensor, t: Tensor, cond: Any) -> Tensor: ...
     @abstractmethod

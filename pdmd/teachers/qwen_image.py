@@ -134,7 +134,7 @@ class QwenImage(PipelineTeacher):
         patches = (1, x.shape[-2] // PATCH, x.shape[-1] // PATCH)
         return self.run(
             net,
-            hidden_states=pack(x),
+            pack(x),
             timestep=t,
             encoder_hidden_states=cond.embeds,
             encoder_hidden_states_mask=cond.mask,
