@@ -9,6 +9,8 @@ from pdmd.sprites import grammar, quality, world
 class Renderer:
     """The world itself as a model; with `always`, factors that it draws that way whenever they are open."""
 
+    first_frames = False
+
     def __init__(self, **always: str) -> None:
         self.always, self.identity = always, {"kind": "renderer"}
 
@@ -53,8 +55,26 @@ def test_chance_is_the_variation_of_true_draws():
     assert quality.chance_variation(n, list(p)) == pytest.approx(drawn, rel=0.02)
 
 
+class Still(Renderer):
+    """Shows its first frame and nothing else."""
+
+    first_frames = True
+
+    def generate(self, prompts, seeds, frames):
+        return np.stack([np.repeat(prompt.image[None], world.FRAMES, 0) for prompt in prompts])
+
+
+def test_what_the_first_frame_shows_counts_as_stated():
+    """A clip that keeps its first frame has every factor of an image, and moves only where nothing should."""
+    figures = quality.measure(Still(), 40)
+    assert all(figures["fidelity_of"][name]["value"] > 0.95 for name in world.IMAGE_FACTORS)
+    assert figures["fidelity_of"]["motion"]["value"] < 0.5
+    assert set(figures["open"]) == {"motion", "speed"}
+    assert "| colour |" in quality.table(figures)
+
+
 def test_prompts_are_held_out_and_leave_something_open():
-    texts = quality.held_out_prompts(40, 0)
+    texts = [text for text, _ in quality.held_out_scenes(40, 0)]
     assert all(grammar.held_out(text) for text in texts)
     assert all(0 < len(grammar.parse(text)) < len(world.FACTORS) for text in texts)
 

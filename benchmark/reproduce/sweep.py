@@ -13,7 +13,7 @@ from pdmd.errors import UserError
 from pdmd.files import write_text
 from pdmd.sprites import grammar
 from pdmd.sprites.prompts import held_out
-from pdmd.sprites.quality import held_out_prompts
+from pdmd.sprites.quality import held_out_scenes
 
 from .. import provenance
 from ..diversity import CLIP_VALUES
@@ -31,7 +31,7 @@ SHOWN = ("fidelity", NAME, "factor_diversity", "sprites_distance")
 
 def prompts() -> str:
     """The sweep's prompts as JSON Lines: held out, none of the benchmark's, each with a factor open besides speed."""
-    texts = held_out_prompts(8 * PROMPTS, PROMPT_SEED)
+    texts = [text for text, _ in held_out_scenes(8 * PROMPTS, PROMPT_SEED)]
     fit = [
         text for text in dict.fromkeys(texts) if text not in held_out() and set(CLIP_VALUES) - set(grammar.parse(text))
     ]

@@ -3,7 +3,8 @@
     python -m pdmd.sprites.quality --model sprites --n 800 --out reports/sprites-teacher
 
 writes quality.json and prints it as a table. The prompts are held out; each states a random half of a
-random scene's factors and leaves the rest open.
+random scene's factors and leaves the rest open. To a model that goes on from a first frame the scene's own is given,
+and what it shows counts as stated.
 """
 
 from __future__ import annotations
@@ -22,25 +23,31 @@ from scipy import stats
 from pdmd.sprites import grammar, reader, world
 from pdmd.sprites.reader import Reading
 from pdmd.sprites.training import clips, psnr, to_model
+from pdmd.teachers import Pictured
 
 STATED = 0.5  # probability that a prompt states a factor
 BATCH = 40
 RECONSTRUCTED = 64  # clips on which the autoencoder is measured
 
 
-def held_out_prompts(n: int, seed: int) -> list[str]:
-    """n prompts of random scenes that no training may use; each states something and leaves something open."""
-    texts: list[str] = []
+def held_out_scenes(n: int, seed: int) -> list[tuple[str, world.Scene]]:
+    """n prompts that no training may use, each stating something and leaving something open, and a scene of each."""
+    found: list[tuple[str, world.Scene]] = []
     for i in range(n):
         rng = np.random.default_rng([8, seed, i])
         while True:
-            factors = world.sample_scene(rng).factors
-            stated = {k: v for k, v in factors.items() if v is not None and rng.random() < STATED}
+            scene = world.sample_scene(rng)
+            stated = {k: v for k, v in scene.factors.items() if v is not None and rng.random() < STATED}
             text = grammar.prompt(stated)
-            if grammar.held_out(text) and any(v is not None and k not in stated for k, v in factors.items()):
-                texts.append(text)
+            if grammar.held_out(text) and any(v is not None and k not in stated for k, v in scene.factors.items()):
+                found.append((text, scene))
                 break
-    return texts
+    return found
+
+
+def first_frame(scene: world.Scene) -> np.ndarray:
+    """A scene's first frame, uint8 (H, W, 3)."""
+    return world.render(scene, 1)[0]
 
 
 def expected(stated: Mapping[str, str], name: str) -> dict[str, float] | None:
@@ -66,10 +73,15 @@ def shown(reading: Reading, name: str) -> str:
     return reading.factors[name] or "illegible"
 
 
-def open_variation(stated: Sequence[Mapping[str, str]], readings: Sequence[Reading], name: str) -> dict[str, Any]:
+def open_variation(
+    stated: Sequence[Mapping[str, str]], readings: Sequence[Reading], name: str
+) -> dict[str, Any] | None:
     """Total variation, in [0, 1], between what clips show of a factor where their prompts leave it open and
-    the world's own distribution; what is illegible counts as a value that the world does not have."""
+    the world's own distribution; what is illegible counts as a value that the world does not have. None where no
+    prompt leaves it open."""
     pairs = [(e, shown(r, name)) for s, r in zip(stated, readings, strict=True) if (e := expected(s, name))]
+    if not pairs:
+        return None
     seen = Counter(value for _, value in pairs)
     values = sorted({value for e, _ in pairs for value in e} | set(seen))
     world_share = {v: sum(e.get(v, 0.0) for e, _ in pairs) / len(pairs) for v in values}
@@ -89,13 +101,15 @@ def chance_variation(n: int, p: Sequence[float]) -> float:
 
 def measure(model: Any, n: int, seed: int = 0) -> dict[str, Any]:
     """Figures of a model (see `pdmd.sample.load_model`) on n prompts, one clip each, noise seeds 0 to n - 1."""
-    texts = held_out_prompts(n, seed)
+    scenes = held_out_scenes(n, seed)
+    prompts = [Pictured(text, first_frame(scene)) if model.first_frames else text for text, scene in scenes]
     readings: list[Reading] = []
     for i in range(0, n, BATCH):
-        part = texts[i : i + BATCH]
+        part = prompts[i : i + BATCH]
         readings += [reader.read(clip) for clip in model.generate(part, range(i, i + len(part)), None)]
         print(f"{len(readings)} of {n} clips", flush=True)
-    stated = [grammar.parse(text) for text in texts]
+    seen = world.IMAGE_FACTORS if model.first_frames else ()
+    stated = [{k: str(scene.factors[k]) for k in seen} | grammar.parse(text) for text, scene in scenes]
     shares = np.array([reader.fidelity(s, r) for s, r in zip(stated, readings, strict=True)])
     half = 1.96 * shares.std(ddof=1) / np.sqrt(n)
     right = {
@@ -108,7 +122,7 @@ def measure(model: Any, n: int, seed: int = 0) -> dict[str, Any]:
         "seed": seed,
         "fidelity": {"value": shares.mean(), "low": shares.mean() - half, "high": shares.mean() + half},
         "fidelity_of": {name: {"value": float(np.mean(x)), "n": len(x)} for name, x in right.items()},
-        "open": {name: open_variation(stated, readings, name) for name in world.FACTORS},
+        "open": {name: of for name in world.FACTORS if (of := open_variation(stated, readings, name))},
     }
 
 
@@ -129,8 +143,9 @@ def table(figures: Mapping[str, Any]) -> str:
     head = ("factor", "right where stated", "n", "total variation where open", "by chance", "n")
     lines += ["", "| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
     for name, of in figures["fidelity_of"].items():
-        tv = figures["open"][name]
-        cells = (name, f"{of['value']:.3f}", of["n"], f"{tv['total_variation']:.3f}", f"{tv['chance']:.3f}", tv["n"])
+        tv = figures["open"].get(name)
+        left = (f"{tv['total_variation']:.3f}", f"{tv['chance']:.3f}", tv["n"]) if tv else ("-", "-", 0)
+        cells = (name, f"{of['value']:.3f}", of["n"], *left)
         lines.append("| " + " | ".join(map(str, cells)) + " |")
     return "\n".join(lines) + "\n"
 
