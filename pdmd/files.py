@@ -9,7 +9,7 @@ import json
 import os
 import shutil
 import tomllib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import zip_longest
 from pathlib import Path
 from typing import IO, Any
@@ -18,7 +18,7 @@ from pdmd.errors import UserError, first_line
 
 PART = ".*.part[0-9]*"  # the temporary names, as a pattern
 LOCK = ".lock"
-SUMS = "SHA256SUMS"  # of a shipped folder
+SUMS = "SHA256SUMS"  # of a folder's files, as `sha256sum` writes it
 
 
 def claim(folder: Path) -> IO[bytes]:
@@ -117,6 +117,11 @@ def _sums(listing: Path, names: Sequence[str]) -> str:
     folder = listing.parent
     below = (path.relative_to(folder).as_posix() for path in folder.rglob("[!.]*") if path.is_file())
     names = names or sorted(name for name in below if name != listing.name)
+    return sums(folder, names)
+
+
+def sums(folder: Path, names: Iterable[str]) -> str:
+    """A line a file, as `sha256sum` does."""
     return "".join(f"{sha256(folder / name)}  {name}\n" for name in names)
 
 

@@ -24,6 +24,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from pdmd.errors import UserError, first_line
+from pdmd.files import SUMS, sums
 
 #: For the others to come: the first may have a text encoder to run over all prompts.
 PATIENCE = timedelta(hours=12)
@@ -311,8 +312,8 @@ def _content(state: Any, optimizers: bool) -> dict[str, Any]:
 
 
 def save(state: Any, folder: Path, advice: str) -> None:
-    """Write a State as the new folder `folder`, by torch.distributed.checkpoint, each process its own share; it is
-    there whole or not at all. Raises UserError, in all processes, where one of them cannot write."""
+    """Write a State as the new folder `folder`, by torch.distributed.checkpoint, each process its own share, with
+    checksums; it is there whole or not at all. Raises UserError, in all processes, where one of them cannot write."""
     import torch.distributed.checkpoint as dcp
 
     part = folder.with_name(f".{folder.name}.part0")
@@ -320,11 +321,28 @@ def save(state: Any, folder: Path, advice: str) -> None:
         shutil.rmtree(part, ignore_errors=True)
     try:
         dcp.save(_content(state, bool(state.expert.optimizer.state)), checkpoint_id=part)
+        names = [path.name for path in part.glob(f"__{rank()}_*")] + [".metadata"] * (rank() == 0)
+        lines: list[Any] = [None] * size()
+        dist.all_gather_object(lines, sums(part, sorted(names)))
         if rank() == 0:
+            (part / SUMS).write_text("".join(lines))
             shutil.rmtree(folder, ignore_errors=True)
             part.rename(folder)
     except (dcp.api.CheckpointException, OSError) as error:
         raise UserError(f"cannot write {folder}: {_cause(error)}; {advice}") from None
+
+
+def damaged(folder: Path) -> Path | None:
+    """The first file of a folder of `save` that is not as it was written; None where all are."""
+    try:
+        stated = (folder / SUMS).read_text(encoding="ascii")
+        names = [line.partition("  ")[2] for line in stated.splitlines()]
+        if set(names) != {path.name for path in folder.iterdir()} - {SUMS}:
+            return folder / SUMS
+        lines = stated.splitlines(True)
+        return next((folder / x for x, line in zip(names, lines, strict=True) if sums(folder, [x]) != line), None)
+    except (OSError, UnicodeDecodeError):
+        return folder / SUMS
 
 
 def load(state: Any, folder: Path) -> None:

@@ -185,6 +185,14 @@ def _note(path: Path, content: bytes) -> bytes:
     return (json.dumps(note) + "\n").encode()
 
 
+def _damaged(path: Path) -> Path | None:
+    """The file of a checkpoint that is not as it was written; None where all are. One process alone reads them."""
+    bad = None
+    if parallel.rank() == 0:
+        bad = parallel.damaged(path) if path.is_dir() else path if _read(path) is None else None
+    return parallel.agreed(bad)
+
+
 def _read(path: Path) -> bytes | None:
     """A checkpoint's bytes; None where they or its note are not those that were written."""
     try:
@@ -208,16 +216,16 @@ def load(folder: Path) -> dict[str, Any]:
     if not found:
         raise UserError(f"nothing to resume: {folder} has no checkpoint")
     path = found[-1]
-    if path.is_dir():
-        return {"step": int(path.name[5:]), "folder": path}
     try:
         version = json.loads(path.with_suffix(".json").read_bytes())["version"]
     except (OSError, ValueError, KeyError, TypeError):
         version = VERSION  # then the note is damaged
     if version != VERSION and isinstance(version, int):
         raise UserError(f"checkpoint {path} is of version {version}, this pdmd reads {VERSION}")
-    if (content := _read(path)) is None:
-        good = next((older for older in reversed(found[:-1]) if _read(older)), None)
+    if bad := _damaged(path):
+        good = next((older for older in reversed(found[:-1]) if not _damaged(older)), None)
         advice = f"delete those after {good.name}, which is whole, and use --resume" if good else "start the run again"
-        raise UserError(f"checkpoint {path} is damaged: its checksum does not match; {advice}")
-    return dict(torch.load(io.BytesIO(content), weights_only=True))
+        raise UserError(f"checkpoint {bad} is damaged: its checksum does not match; {advice}")
+    if path.is_dir():
+        return {"step": int(path.name[5:]), "folder": path}
+    return dict(torch.load(path, weights_only=True))

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import several
 import tiny
@@ -16,6 +17,7 @@ from pdmd import parallel
 from pdmd import state as states
 from pdmd.config import make_config
 from pdmd.errors import UserError
+from pdmd.files import SUMS
 from pdmd.run import Run
 from pdmd.sample import load_model
 from pdmd.teachers import load_teacher
@@ -94,6 +96,16 @@ def test_a_damaged_folder_or_one_of_another_network_is_one_line(folder, two):
     task = prepare(run.config)
     experts = states.begin(task.teacher, run.config, task.plan).experts
     content = states.load(run.checkpoints)
+    parts = sorted(content["folder"].iterdir())
+    assert len(parts) == 4  # two shares, their metadata, the checksums
+    for part in parts:
+        whole = part.read_bytes()
+        for at in np.random.default_rng(0).integers(0, len(whole), 20):
+            part.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
+            with pytest.raises(UserError, match=r"is damaged.*; delete those after step-0+4, which is whole") as caught:
+                states.load(run.checkpoints)
+            assert part.name in str(caught.value) or part.name == SUMS
+        part.write_bytes(whole)
     with pytest.raises(UserError, match="does not fit this teacher"):
         states.begin_stage(task.teacher, run.config, task.plan, [*experts, *experts], 1, 0).load(content)
     for part in content["folder"].glob("*.distcp"):
