@@ -104,7 +104,7 @@ def encode_latents(
     return ((latents - mean.view(1, -1, 1, 1, 1)) / std.view(1, -1, 1, 1, 1)).half(), factors
 
 
-STEPS = 10500
+STEPS = 14500
 IMAGES_FIRST = 750  # steps on single frames alone: what things look like costs a fifth of what clips cost
 IMAGE_EVERY = 6  # after them, every sixth step trains on single frames
 CLIP_BATCH, IMAGE_BATCH = 48, 192
@@ -132,7 +132,7 @@ def train_transformer(
         x0, shown = latents[index].float(), [factors[i] for i in index]
         if image:
             x0, shown = x0[:, :, :1], [{name: f[name] for name in world.IMAGE_FACTORS} for f in shown]
-        prompts = [grammar.training_prompt(rng, f) for f in shown]
+        prompts = [grammar.training_prompt(rng, f, share=rng.random()) for f in shown]
         return Batch("image_loss" if image else "loss", x0, prompts)
 
     def preview(averaged: Any, path: Path) -> None:
