@@ -6,7 +6,7 @@ nox -s tests            the tests, without the minutes-long ones; `nox -s tests 
 nox -s slow             the minutes-long ones
 nox -s lint             ruff and mypy
 nox -s torture          the tests of faults and hostile files at full size: hours (docs/faults.md)
-nox -s regression       train the default student, run the suites; fails where one is worse than reports/baselines/
+nox -s regression       train the default students, run the suites; fails where one is worse than reports/baselines/
 
 The first run of a session installs the set of versions in constraints.txt: on a line to the package index some
 minutes, later runs seconds. Without a GPU, PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu saves the
@@ -40,9 +40,9 @@ def install(session: nox.Session) -> None:
     session.install("-c", "constraints.txt", "-e", ".[dev]")
 
 
-def train(session: nox.Session, run: Path, bench: str) -> None:
-    """The default phased student, or what is left of its training; its benchmark lies in `bench`."""
-    what = ["--method", "phased"]
+def train(session: nox.Session, run: Path, bench: str, teacher: str = "sprites") -> None:
+    """The teacher's default phased student, or what is left of its training; its benchmark lies in `bench`."""
+    what = ["--method", "phased", "--teacher", teacher]
     if (run / "config.json").exists():
         session.log(f"going on with {run}; to start anew, delete {run} and {bench}")
         what = ["--resume"]
@@ -113,17 +113,19 @@ def demo(session: nox.Session) -> None:
 
 @nox.session
 def regression(session: nox.Session) -> None:
-    """Train the default phased student, run its suites, compare each with its baseline; a failed gate fails it.
+    """Train the default phased students, run their suites, compare each with its baseline; a failed gate fails it.
 
     Everything lands under bench/regression/: a Markdown, an HTML and a JUnit file a suite.
     """
     install(session)
-    run, out = Path("runs/regression"), Path("bench/regression")
-    train(session, run, str(out))
-    session.run("pdmd", "bench", "--suite", "all", "--model", str(run), "--out", str(out), "--quiet", env=ENV)
+    out = Path("bench/regression")
+    for teacher in "sprites", "sprites-i2v":
+        run = Path("runs/regression") / teacher
+        train(session, run, str(out), teacher)
+        session.run("pdmd", "bench", "--suite", "all", "--model", str(run), "--out", str(out), "--quiet", env=ENV)
     failed = []
     for baseline in sorted(path.parent for path in Path("reports/baselines").glob("*/result.json")):
-        new = out / baseline.name / run.name
+        (new,) = (path.parent for path in (out / baseline.name).glob("*/result.json"))
         files = [f"--{kind}={out / baseline.name}.{end}" for kind, end in REPORTS.items()]
         try:
             session.run("pdmd", "compare", str(baseline), str(new), *files, env=ENV)

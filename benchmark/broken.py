@@ -49,9 +49,9 @@ def skip_first(student: Path, to: Path) -> None:
 def failed_gates(baselines: Path, bench: Path) -> list[str]:
     """The gates, as "suite metric", that the results in `bench`, a folder a suite, fail against `baselines`."""
     failed = []
-    for baseline in sorted(path.parent for path in baselines.glob("*/result.json")):
-        (new,) = (bench / baseline.name).glob("*/result.json")
-        failed += [f"{baseline.name} {metric}" for metric in compare(baseline, new).failed]
+    for new in sorted(path.parent for path in bench.glob("*/*/result.json")):
+        suite = new.parent.name
+        failed += [f"{suite} {metric}" for metric in compare(baselines / suite, new).failed]
     return failed
 
 

@@ -150,6 +150,29 @@ def test_tokens_that_do_not_share_out_are_one_line(tmp_path):
 
 
 @pytest.mark.slow
+def test_the_command_under_torchrun(tmp_path):
+    """One of the processes speaks, and one student comes of it."""
+    run, settings = tmp_path / "run", ["--set", "generator_steps=3", "--set", "batch=4", "--out"]
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "pdmd"]
+
+    def train(*words: object) -> subprocess.CompletedProcess:
+        words = ("train", "--method", "phased", "--teacher", "mixture", *words, *settings, run)
+        env = {**os.environ, "OMP_NUM_THREADS": "1"}
+        return subprocess.run([*command, *map(str, words)], env=env, capture_output=True, text=True, timeout=300)
+
+    refused = train("--set", "context=2")
+    assert refused.returncode != 0
+    (line,) = [line for line in refused.stderr.splitlines() if line.startswith("pdmd: ")]
+    assert line == "pdmd: context = 2: teacher mixture does not share out its tokens"
+    assert not run.exists()
+    done = train()
+    assert done.returncode == 0, done.stderr
+    assert load_model(str(run)).latents([""], [0], None).shape == (1, 2)
+    assert states.checkpoints(run / "checkpoints")[-1].is_dir()
+    assert done.stdout.count(str(run / "student")) == 1
+
+
+@pytest.mark.slow
 def test_networks_of_two_experts_in_two_processes(tmp_path):
     """Whole copies, adapters, and both, of a teacher whose rows go to either expert; rows shared out, or tokens."""
     tiny.wan_two(tmp_path / "wan")

@@ -212,6 +212,8 @@ def publish(pipeline: Any, folder: Path) -> None:
     """Write the pipeline in 16 bit, with its settings and the checksums of all its files."""
     for part in (pipeline.transformer, pipeline.text_encoder, pipeline.vae):
         part.half()
+    for part in (pipeline.transformer, pipeline.vae):
+        part.register_to_config(_name_or_path=folder.name)  # not where it was loaded from
     pipeline.save_pretrained(folder)
     (folder / "pdmd.json").write_text(json.dumps(SETTINGS, indent=1) + "\n")
     write_sums(folder / SUMS)

@@ -156,6 +156,7 @@ def _mixture(guidance: Weights | None, compute: Compute) -> Teacher:
 #: The teachers that need no download.
 EMBEDDED: dict[str, Callable[[Weights | None, Compute], Teacher]] = {
     "sprites": partial(_shipped, "sprites", "teacher"),
+    "sprites-i2v": partial(_shipped, "sprites-i2v", "teacher_i2v"),
     "mixture": _mixture,
 }
 
