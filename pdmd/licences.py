@@ -14,7 +14,7 @@ from packaging.utils import canonicalize_name
 HEAD = """# Licences
 
 `python -m pdmd.licences` writes this page: what `pip install pdmd` brings along on {platform}, and the licence that
-each package's own metadata states. pdmd itself, the weights of the embedded teachers and of their encoder, the prompts and
+each package's own metadata states. pdmd itself, the weights of the embedded teachers and their encoder, the prompts and
 the pictures in this repository are under the Apache License 2.0 ([LICENSE](../LICENSE)); the weights were trained here
 from nothing, on renders. The wheel of av has FFmpeg in it, which says of itself "LGPL version 3 or later", with x264,
 whose own licence is the GPL-2.0-or-later.

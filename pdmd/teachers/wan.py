@@ -97,7 +97,7 @@ class Wan(PipelineTeacher):
         return (vae.z_dim, latent, *(side // vae.scale_factor_spatial for side in self.size))
 
     def tokens(self, frames: int) -> int:
-        return math.prod(self.shape(frames)) // (self.shape(frames)[0] * math.prod(self.experts[0].config.patch_size))
+        return math.prod(self.shape(frames)[1:]) // math.prod(self.pipeline.transformer.config.patch_size)
 
     def velocity(self, net: nn.Module, x: Tensor, t: Tensor, cond: Any) -> Tensor:
         return self.run(net, x, CLOCK * t, cond)
