@@ -104,13 +104,21 @@ def write_sums(listing: Path, *names: str) -> None:
 def check_sums(listing: Path, *names: str) -> None:
     """Raises UserError, naming the file, where files are not those that `write_sums` found; those are shipped."""
     try:
-        stated, actual = listing.read_text(encoding="utf-8"), _sums(listing, names)
+        path = changed(listing, *names)
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{listing.parent} is damaged: {first_line(error)}; install pdmd again") from None
+    if path:
+        raise UserError(f"{path} is damaged: its checksum is not that of {listing}; install pdmd again")
+
+
+def changed(listing: Path, *names: str) -> Path | None:
+    """The first file that is not what `write_sums` found; None where all are. Raises OSError and UnicodeDecodeError
+    where one cannot be read."""
+    stated, actual = listing.read_text(encoding="utf-8"), _sums(listing, names)
     for line, other in zip_longest(stated.splitlines(True), actual.splitlines(True), fillvalue=""):
         if line != other:
-            path = listing.parent / (other or line).rstrip("\n").partition("  ")[2]
-            raise UserError(f"{path} is damaged: its checksum is not that of {listing}; install pdmd again")
+            return listing.parent / (other or line).rstrip("\n").partition("  ")[2]
+    return None
 
 
 def _sums(listing: Path, names: Sequence[str]) -> str:

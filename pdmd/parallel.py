@@ -24,7 +24,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from pdmd.errors import UserError, first_line
-from pdmd.files import SUMS, sums
+from pdmd.files import SUMS, changed, sums
 
 #: For the others to come: the first may have a text encoder to run over all prompts.
 PATIENCE = timedelta(hours=12)
@@ -321,11 +321,12 @@ def save(state: Any, folder: Path, advice: str) -> None:
         shutil.rmtree(part, ignore_errors=True)
     try:
         dcp.save(_content(state, bool(state.expert.optimizer.state)), checkpoint_id=part)
-        names = [path.name for path in part.glob(f"__{rank()}_*")] + [".metadata"] * (rank() == 0)
+        own = [path.name for path in part.glob(f"__{rank()}_*")] + [".metadata"] * (rank() == 0)
         lines: list[Any] = [None] * size()
-        dist.all_gather_object(lines, sums(part, sorted(names)))
+        dist.all_gather_object(lines, {name: sums(part, [name]) for name in own})
         if rank() == 0:
-            (part / SUMS).write_text("".join(lines))
+            listing = {name: line for of_one in lines for name, line in of_one.items()}
+            (part / SUMS).write_text("".join(listing[name] for name in sorted(listing)))
             shutil.rmtree(folder, ignore_errors=True)
             part.rename(folder)
     except (dcp.api.CheckpointException, OSError) as error:
@@ -335,12 +336,7 @@ def save(state: Any, folder: Path, advice: str) -> None:
 def damaged(folder: Path) -> Path | None:
     """The first file of a folder of `save` that is not as it was written; None where all are."""
     try:
-        stated = (folder / SUMS).read_text(encoding="ascii")
-        names = [line.partition("  ")[2] for line in stated.splitlines()]
-        if set(names) != {path.name for path in folder.iterdir()} - {SUMS}:
-            return folder / SUMS
-        lines = stated.splitlines(True)
-        return next((folder / x for x, line in zip(names, lines, strict=True) if sums(folder, [x]) != line), None)
+        return changed(folder / SUMS, *sorted(path.name for path in folder.iterdir() if path.name != SUMS))
     except (OSError, UnicodeDecodeError):
         return folder / SUMS
 

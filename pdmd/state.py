@@ -222,10 +222,11 @@ def load(folder: Path) -> dict[str, Any]:
         version = VERSION  # then the note is damaged
     if version != VERSION and isinstance(version, int):
         raise UserError(f"checkpoint {path} is of version {version}, this pdmd reads {VERSION}")
-    if bad := _damaged(path):
+    content = None if path.is_dir() else _read(path)
+    if bad := (None if content else _damaged(path)):
         good = next((older for older in reversed(found[:-1]) if not _damaged(older)), None)
         advice = f"delete those after {good.name}, which is whole, and use --resume" if good else "start the run again"
         raise UserError(f"checkpoint {bad} is damaged: its checksum does not match; {advice}")
-    if path.is_dir():
+    if content is None:
         return {"step": int(path.name[5:]), "folder": path}
-    return dict(torch.load(path, weights_only=True))
+    return dict(torch.load(io.BytesIO(content), weights_only=True))
