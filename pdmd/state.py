@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pdmd import parallel
+from pdmd import parallel, shard_files, shards
 from pdmd.config import Config
 from pdmd.errors import UserError
 from pdmd.files import write_bytes
@@ -58,9 +58,9 @@ class State:
         try:
             self.step = content["step"]
             if "folder" in content:
-                return parallel.load(self, content["folder"])
+                return shard_files.load(self, content["folder"])
             if parallel.size() > 1:
-                return parallel.load_whole(self, content)
+                return shard_files.load_whole(self, content)
             for net, saved in zip(self.experts, content["experts"], strict=True):
                 net.load_state_dict(saved)
             self.expert.optimizer.load_state_dict(content["expert"])
@@ -88,7 +88,7 @@ def begin(teacher: Teacher, config: Config, plan: Plan) -> State:
     Where the teacher has experts of its own, one that starts from pure noise begins as the teacher's for
     t = 1, and one of a later phase as the teacher's that owns the larger share of the phase.
     """
-    experts = [parallel.shard(net, teacher.device) for net in first_experts(teacher, config, plan)]
+    experts = [shards.shard(net, teacher.device) for net in first_experts(teacher, config, plan)]
     return begin_stage(teacher, config, plan, experts, 0, 0)
 
 
@@ -109,7 +109,7 @@ def begin_stage(teacher: Teacher, config: Config, plan: Plan, experts: list[nn.M
     for i, net in enumerate(experts):
         net.requires_grad_(i == index).zero_grad(set_to_none=True)
     level = (min(p.low for p in phases) + max(p.high for p in phases)) / 2
-    fake = parallel.shard(teacher.network(level, lora_of(config, "fake", stage)), teacher.device)
+    fake = shards.shard(teacher.network(level, lora_of(config, "fake", stage)), teacher.device)
     teacher.settle([experts[index], fake], [net for i, net in enumerate(experts) if i != index], level)
     average = {k: p.detach().clone() for k, p in experts[index].named_parameters()} if plan.ema else None
     return State(
@@ -152,7 +152,7 @@ def save(state: State, folder: Path, keep: int) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"step-{state.step:06d}.pt"
     if parallel.size() > 1:
-        parallel.save(state, path.with_suffix(""), ADVICE)
+        shard_files.save(state, path.with_suffix(""), ADVICE)
         prune(folder, keep)
         return path.with_suffix("")
     buffer = io.BytesIO()
@@ -189,7 +189,7 @@ def _damaged(path: Path) -> Path | None:
     """The file of a checkpoint that is not as it was written; None where all are. One process alone reads them."""
     bad = None
     if parallel.rank() == 0:
-        bad = parallel.damaged(path) if path.is_dir() else path if _read(path) is None else None
+        bad = shard_files.damaged(path) if path.is_dir() else path if _read(path) is None else None
     return parallel.agreed(bad)
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from pdmd import parallel
+from pdmd import parallel, shards
 from pdmd.flow import renoise, x0_from_velocity
 from pdmd.loss import fake_loss, generator_gradient, normaliser, surrogate
 from pdmd.plan import Phase, Plan
@@ -30,7 +30,7 @@ class NotFinite(ArithmeticError):  # noqa: N818 - says what a tensor is
 
 def finite(name: str, x: Tensor) -> Tensor:
     """The tensor itself, whole where processes share it. Raises NotFinite where it is not finite."""
-    x = parallel.whole(x)
+    x = shards.whole(x)
     if not (x.is_meta or bool(torch.isfinite(x).all())):
         raise NotFinite(name)
     return x

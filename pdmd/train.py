@@ -12,7 +12,7 @@ from types import FrameType
 
 import torch
 
-from pdmd import memory, parallel
+from pdmd import memory, parallel, shards
 from pdmd import state as states
 from pdmd.config import Config
 from pdmd.errors import UserError
@@ -72,7 +72,7 @@ def prepare(config: Config) -> Task:
     if config.context > 1:
         check_tokens(teacher, config, starts.kinds())
     for net in getattr(teacher, "experts", ()):
-        parallel.shard(net, teacher.device)
+        shards.shard(net, teacher.device)
     return Task(plan, teacher, starts)
 
 
@@ -198,7 +198,7 @@ def finish(teacher: Teacher, run: Run, plan: Plan, state: State) -> Path:
     """Write the student's folder whole or not at all."""
     experts = state.experts
     if parallel.size() > 1:
-        weights = [parallel.weights_of(net) for net in experts]
+        weights = [shards.weights_of(net) for net in experts]
         if parallel.rank() > 0:
             return run.student
         compute = replace(run.config.compute, device="cpu")

@@ -17,7 +17,8 @@ def test_orthogonalise_keeps_directions_and_levels_lengths():
     lengths = torch.diag(u.T @ training.orthogonalise(g) @ vt.T)
     assert float(lengths.min()) > 0.6
     assert float(lengths.max()) < 1.3
-    assert torch.equal(training.orthogonalise(g.T.contiguous()), training.orthogonalise(g).T)
+    turned = training.orthogonalise(g.T.contiguous())
+    assert float((turned - training.orthogonalise(g).T).abs().max()) < 1e-5  # roundings, which differ by processor
 
 
 def test_muon_steps_as_torch_does():

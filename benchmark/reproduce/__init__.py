@@ -2,6 +2,7 @@
 
 work.py      how large, where, which students: trained once, shared by the tables
 sweep.py     each method's learning rate, chosen on prompts that are not the benchmark's
+kept.py      results that are committed, so that the next session or machine goes on from them
 measure.py   students and base through the suites, values by prompt and training seed
 verdict.py   an ordering holds, does not hold or is undecided; pure
 table.py     parts, rows and orderings -> JSON, Markdown, pictures

@@ -17,6 +17,12 @@ PROMPTS = 2
 STRIP = 5  # frames of a clip
 
 
+def drawn(side: Side) -> list[str]:
+    """The files of a result that a picture is made of."""
+    ids = list(side.first("prompt"))[:PROMPTS]
+    return [row["file"] for row in side.items if row["id"] in ids]
+
+
 def draw(path: Path, rows: Mapping[str, Side]) -> None:
     """The first prompts of each model's result: of one with several seeds a prompt the middle frame of each, else
     STRIP frames of the clip."""

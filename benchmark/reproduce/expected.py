@@ -6,9 +6,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..suites import get_suite, load_prompts
+from ..suites import get_suite
 from . import sweep
-from .measure import SAMPLES
+from .measure import SAMPLES, asked
 from .table import Table
 from .work import SAMPLE, STEP, Student, Work, there
 
@@ -35,6 +35,12 @@ def expected(work: Work, tables: Iterable[Table]) -> Expected:
     """Of these tables together, less what is finished. A learning rate yet to be chosen is any."""
     training: dict[str, float] = {}  # a folder's pattern below runs/students -> seconds
     measuring: dict[str, float] = {}  # below runs/bench
+
+    def need(key: str, pattern: str, training_seconds: float, measuring_seconds: float, media: bool = False) -> None:
+        if media or not any(work.out.glob(f"results/{key}/{pattern}/result.json")):
+            training[pattern] = training_seconds
+            measuring[f"{key}/{pattern}"] = measuring_seconds
+
     for table in tables:
         for part in (part for part in table.parts if there(part.teacher(work))):
             teacher, n = part.teacher(work), samples(work, part.samples)
@@ -43,24 +49,22 @@ def expected(work: Work, tables: Iterable[Table]) -> Expected:
             rate = dict.fromkeys(table.methods, sweep.RATES[0])
             for student in (s for row in part.students(work, rate).values() for s in row):
                 pattern = student.name.replace(f"lr{student.lr:g}", "lr*")
-                measuring[f"{part.samples}/{pattern}"] = n * of_student
-                if not (work.rate is None and student in sweep.students(work, student.variant.method)):
-                    training[pattern] = seconds(work, student)
+                swept = work.rate is None and student in sweep.students(work, student.variant.method)
+                cost = 0.0 if swept else seconds(work, student)
+                need(part.samples, pattern, cost, n * of_student, part.media)
         if work.rate is None:
             n = min(sweep.PROMPTS, work.limit or sweep.PROMPTS) * len(get_suite("diversity").seeds)
             measuring[f"sweep/{Path(work.teacher).name}"] = n * SAMPLE["clips"][1]
             for student in (s for method in table.methods for s in sweep.students(work, method)):
-                measuring[f"sweep/{student.name}"] = n * SAMPLE["clips"][0]
-                training[student.name] = seconds(work, student)
-    students = [s for p, s in training.items() if not any(work.runs.glob(f"students/{p}/student/student.json"))]
+                need("sweep", student.name, seconds(work, student), n * SAMPLE["clips"][0])
+    students = [s for p, s in training.items() if s and not any(work.runs.glob(f"students/{p}/student/student.json"))]
     results = [s for p, s in measuring.items() if not any(work.runs.glob(f"bench/{p}/result.json"))]
     return Expected(len(students), len(results), sum(students), sum(results))
 
 
 def samples(work: Work, key: str) -> int:
     """How many samples of a kind each model makes."""
-    suite = get_suite(SAMPLES[key].suite)
-    return len(load_prompts(suite, "sprites").prompts[: work.limit]) * len(suite.seeds)
+    return asked(work, key) * len(get_suite(SAMPLES[key].suite).seeds)
 
 
 def seconds(work: Work, student: Student) -> float:

@@ -144,7 +144,15 @@ def _same_expert(first: Any, second: Any) -> bool:
 TABLE = Table(
     "freeze",
     "A longer second phase behind the same first one",
-    parts=(Part("Clips", "motion", {SHORT: PHASED, LONG: Variant("phased-longer", "phased", times=TIMES)}, MOTION),),
+    parts=(
+        Part(
+            "Clips",
+            "motion",
+            {SHORT: PHASED, LONG: Variant("phased-longer", "phased", times=TIMES)},
+            MOTION,
+            media=True,
+        ),
+    ),
     note="The paper's finding: behind a fixed first expert, a longer second phase changes detail, not composition.",
     more=more,
 )

@@ -20,6 +20,7 @@ from ..result import kind, load
 from ..run import run_suite
 from ..sides import Side, read_side
 from ..suites import get_suite, load_prompts
+from . import kept
 from .work import WAIT, Student, Work, base, busy
 
 #: Of the embedded world's reader, in items.csv: the mean flow of what it sees, pixels a frame. It has no value for a
@@ -43,15 +44,34 @@ SAMPLES = {
 }
 
 
+def asked(work: Work, key: str, prompts: Path | None = None) -> int:
+    """How many prompts each model gets."""
+    return len(load_prompts(get_suite(SAMPLES[key].suite), "sprites", prompts).prompts[: work.limit])
+
+
+def is_kept(work: Work, key: str, student: Student) -> bool:
+    """Whether a student's result is kept, so that it need not be trained."""
+    return kept.find(work, key, student, asked(work, key)) is not None
+
+
 def measured(
-    work: Work, key: str, teacher: str, students: Sequence[Student], prompts: Path | None = None, folder: str = ""
+    work: Work,
+    key: str,
+    teacher: str,
+    students: Sequence[Student],
+    prompts: Path | None = None,
+    folder: str = "",
+    media: bool = False,
 ) -> dict[str, Side]:
-    """The results of the base model, under "base", and of the students, by name, in runs/bench/KEY (or `folder`)."""
-    what, out = SAMPLES[key], work.runs / "bench" / (folder or key)
+    """The results of the base model, under "base", and of the students, by name: those that are kept, unless the
+    samples themselves are wanted (`media`), and those in runs/bench/KEY (or `folder`), which are then kept."""
+    what, samples = SAMPLES[key], folder or key
+    suite, out = get_suite(what.suite), work.runs / "bench" / samples
     first = base(work, teacher)
-    models: list[Model] = [first, *(load_model(str(s.folder(work))) for s in dict.fromkeys(students))]
-    suite = get_suite(what.suite)
-    n = len(load_prompts(suite, first.domain, prompts).prompts[: work.limit])
+    n = asked(work, key, prompts)
+    found = {s.name: side for s in students if (side := kept.find(work, samples, s, n))}
+    here = [s for s in dict.fromkeys(students) if media or s.name not in found]
+    models: list[Model] = [first, *(load_model(str(s.folder(work))) for s in here)]
     while stale := [model for model in models if not _whole(out / model.name / "result.json", model, n)]:
         run = [first, *(model for model in stale if model is not first)]
         if any(busy(out / model.name) for model in run):
@@ -59,8 +79,12 @@ def measured(
             continue
         print(f"{out}: {', '.join(model.name for model in stale)}", flush=True)
         run_suite(suite, run, out, prompts=prompts, limit=work.limit, clips=what.clips, batch_size=16)
-    found = {model.name: read_side(out / model.name) for model in models}
-    return {"base": found.pop(first.name), **found}
+    for student in here:
+        side = read_side(out / student.name)
+        if student.name not in found:
+            kept.keep(work, samples, student, side)
+        found[student.name] = side
+    return {"base": read_side(out / first.name), **found}
 
 
 def _whole(path: Path, model: Model, prompts: int) -> bool:

@@ -18,7 +18,7 @@ from ..report import grid
 from ..sides import Side
 from . import verdict
 from .draw import draw
-from .measure import Values, differences, facts, mean, measured, metrics_of, one_number, values
+from .measure import Values, differences, facts, is_kept, mean, measured, metrics_of, one_number, values
 from .sweep import rates
 from .verdict import Finding, Lead
 from .work import Student, Variant, Work, there, train
@@ -33,7 +33,7 @@ RATIOS = ("optical_flow", "optical_flow_dis", "flow_read")
 class Part:
     """One comparison: `rows` by label, the base model's beside them; `metrics` on which each of `orderings` (the first
     leads the second) is judged at equal fidelity; `worse`: pairs whose second is to have the lower fidelity. `seeds`
-    are training seeds; with `i2v` all is of the image-to-video teacher."""
+    are training seeds; with `i2v` all is of the image-to-video teacher, with `media` the samples are looked at too."""
 
     title: str
     samples: str
@@ -43,6 +43,7 @@ class Part:
     worse: tuple[tuple[str, str], ...] = ()
     seeds: int = 3
     i2v: bool = False
+    media: bool = False
 
     def teacher(self, work: Work) -> str:
         return work.i2v_teacher if self.i2v else work.teacher
@@ -160,8 +161,9 @@ def absent(part: Part, work: Work) -> str:
 def run(part: Part, work: Work, rate: Mapping[str, float]) -> Done:
     """Train, measure and judge a part."""
     students = part.students(work, rate)
-    train(work, [s for row in students.values() for s in row])
-    found = measured(work, part.samples, part.teacher(work), [s for row in students.values() for s in row])
+    every = [s for row in students.values() for s in row]
+    train(work, [s for s in every if part.media or not is_kept(work, part.samples, s)])
+    found = measured(work, part.samples, part.teacher(work), every, media=part.media)
     sides = {BASE: [found[BASE]]} | {label: [found[s.name] for s in row] for label, row in students.items()}
     metrics = metrics_of(sides, part.metrics)
     return Done(part, students, sides, metrics, judge(part, sides, metrics))

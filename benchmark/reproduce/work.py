@@ -8,6 +8,7 @@ import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from importlib.resources import files
 from pathlib import Path
 
@@ -120,6 +121,12 @@ def recipe(teacher: str) -> Path | None:
 def there(teacher: str) -> bool:
     """Whether a teacher can be loaded: an embedded one that this version ships, or a folder."""
     return teacher in EMBEDDED or Path(teacher).is_dir()
+
+
+@cache
+def teacher_sha256(teacher: str) -> str:
+    """The checksum of a teacher's weights."""
+    return str(load_teacher(teacher).identity()["sha256"])
 
 
 def base(work: Work, teacher: str) -> Guided:

@@ -17,6 +17,7 @@ from transformers import PreTrainedTokenizerFast
 from pdmd import parallel
 from pdmd.flow import shift_time
 from pdmd.sprites.training import Optimizers, log, resume, save
+from pdmd.sprites.truth import WEIGHT, Heads, Truth
 
 SHIFT = 3.0  # of the sampling grid, and of the noise levels in training
 TOKENS = 16  # the longest prompt has 10 words and the end mark
@@ -28,12 +29,13 @@ EMA = 0.999
 
 @dataclass(frozen=True)
 class Batch:
-    """Latents x0 (n, z, t, h, w) and their prompts; `kind` names the loss in the log. `given` (n, c, t, h, w)
-    are channels that the transformer sees beside the noisy latents: a first frame and its mask."""
+    """Latents x0 (n, z, t, h, w), their prompts, and what they show; `kind` names the loss in the log. `given`
+    (n, c, t, h, w) are channels that the transformer sees beside the noisy latents: a first frame and its mask."""
 
     kind: str
     x0: Tensor
     prompts: list[str]
+    truth: Truth
     given: Tensor | None = None
 
 
@@ -77,7 +79,7 @@ def share(batch: Batch) -> Batch:
     """This process's part of a batch."""
     rows = slice(parallel.rank(), None, parallel.size())
     given = None if batch.given is None else batch.given[rows]
-    return Batch(batch.kind, batch.x0[rows], batch.prompts[rows], given)
+    return Batch(batch.kind, batch.x0[rows], batch.prompts[rows], batch.truth[rows], given)
 
 
 def fit(
@@ -102,8 +104,11 @@ def fit(
     )
     matrices = [p for p in nets.get_submodule("transformer.blocks").parameters() if p.ndim == 2]
     chosen = {id(p) for p in matrices}
-    optimizers = Optimizers(matrices, [p for p in nets.parameters() if p.requires_grad and id(p) not in chosen])
-    first = resume(work / f"{name}.pt", nets=nets, ema=ema, optimizers=optimizers)
+    heads = Heads(nets["transformer"]).to(device)
+    others = [p for p in nets.parameters() if p.requires_grad and id(p) not in chosen]
+    optimizers = Optimizers(matrices, [*others, *heads.parameters()])
+    parts = dict(nets=nets, heads=heads, ema=ema, optimizers=optimizers)
+    first = resume(work / f"{name}.pt", **parts)
     start, losses = time.time(), defaultdict(list)
     for step in range(first, steps):
         rng = np.random.default_rng([5, step])
@@ -112,18 +117,20 @@ def fit(
         length = 512 if rng.random() < LONG_PADDING else TOKENS
         cond = embed(nets["text_encoder"], tokenizer, batch.prompts, length)
         loss = flow_loss(nets, cond, batch, generator)
-        optimizers.step(loss, learning_rate(step, steps))
+        asked = heads.loss(batch.truth)
+        optimizers.step(loss + WEIGHT * asked, learning_rate(step, steps))
         ema.update_parameters(nets)
         if rank > 0:
             continue
         losses[batch.kind].append(float(loss.detach()))
+        losses[f"heads_{batch.kind}"].append(float(asked.detach()))
         last = step == steps - 1
         if step % 100 == 99 or last:
             means = {kind: float(np.mean(values)) for kind, values in losses.items()}
             log(work / f"{name}.jsonl", step=step + 1, **means, minutes=(time.time() - start) / 60)
             losses.clear()
         if step % 250 == 249 or last:
-            save(work / f"{name}.pt", step + 1, nets=nets, ema=ema, optimizers=optimizers)
+            save(work / f"{name}.pt", step + 1, **parts)
         if step % 1000 == 999 or last:
             preview(ema.module, work / f"{name}-{step + 1:05d}.png")
     return ema.module

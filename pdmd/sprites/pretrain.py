@@ -31,6 +31,7 @@ from pdmd.sprites import grammar, world
 from pdmd.sprites.autoencoder import train_vae
 from pdmd.sprites.diffusion import SHIFT, TOKENS, Batch, fit
 from pdmd.sprites.training import to_model
+from pdmd.sprites.truth import Truth, covered, labels
 
 TRANSFORMER_CONFIG = dict(
     patch_size=(1, 2, 2),
@@ -64,28 +65,34 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
     )
 
 
-LATENTS = 10000
+LATENTS = 20000
 CHUNK = 1000
 ENCODED_AT_ONCE = 50
 
 
+def scenes_of(c: int) -> list[world.Scene]:
+    """The scenes of a chunk of the training set."""
+    return [world.sample_scene(np.random.default_rng([4, c, i])) for i in range(CHUNK)]
+
+
+def shown_by_scenes() -> tuple[list[dict[str, str | None]], torch.Tensor]:
+    """Of the training set's scenes, their factors and the cells that their objects cover (n, t, h, w)."""
+    scenes = [scene for c in range(LATENTS // CHUNK) for scene in scenes_of(c)]
+    return [dict(scene.factors) for scene in scenes], torch.from_numpy(np.stack([covered(s) for s in scenes]))
+
+
 @torch.no_grad()
-def encode_latents(
-    work: Path, vae: AutoencoderKLWan, device: str, first_frame: bool = False
-) -> tuple[torch.Tensor, list[dict[str, str | None]]]:
-    """Normalised latents (n, z, t, h, w) of LATENTS scenes, float16, and their factors; of scenes whose first
-    frame alone is shown, the rest grey, where `first_frame`."""
+def encode_latents(work: Path, vae: AutoencoderKLWan, device: str, first_frame: bool = False) -> torch.Tensor:
+    """Normalised latents (n, z, t, h, w) of the training set's scenes, float16; of scenes whose first frame alone
+    is shown, the rest grey, where `first_frame`."""
     folder = work / ("first-frames" if first_frame else "latents")
     folder.mkdir(exist_ok=True)
-    factors: list[dict[str, str | None]] = []
     for c in range(LATENTS // CHUNK):
-        scenes = [world.sample_scene(np.random.default_rng([4, c, i])) for i in range(CHUNK)]
-        factors += [dict(scene.factors) for scene in scenes]
         path = folder / f"{c:03d}.pt"
         if c % parallel.size() != parallel.rank():
             continue
         if not path.exists():
-            means = []
+            means, scenes = [], scenes_of(c)
             for i in range(0, CHUNK, ENCODED_AT_ONCE):
                 x = to_model(np.stack([world.render(scene) for scene in scenes[i : i + ENCODED_AT_ONCE]])).to(device)
                 if first_frame:
@@ -101,22 +108,23 @@ def encode_latents(
             latents_mean=latents.mean((0, 2, 3, 4)).tolist(), latents_std=latents.std((0, 2, 3, 4)).tolist()
         )
     mean, std = torch.tensor(vae.config.latents_mean), torch.tensor(vae.config.latents_std)
-    return ((latents - mean.view(1, -1, 1, 1, 1)) / std.view(1, -1, 1, 1, 1)).half(), factors
+    return ((latents - mean.view(1, -1, 1, 1, 1)) / std.view(1, -1, 1, 1, 1)).half()
 
 
 STEPS = 14500
 IMAGES_FIRST = 750  # steps on single frames alone: what things look like costs a fifth of what clips cost
-IMAGE_EVERY = 6  # after them, every sixth step trains on single frames
+IMAGE_EVERY = 3  # after them, every third step trains on single frames
 CLIP_BATCH, IMAGE_BATCH = 48, 192
 PREVIEW_CLIPS, PREVIEW_STEPS = 24, 40
 
 
 def train_transformer(
-    work: Path, vae: AutoencoderKLWan, device: str, earlier: WanPipeline | None = None
+    work: Path, vae: AutoencoderKLWan, device: str, steps: int, earlier: WanPipeline | None = None
 ) -> WanPipeline:
     """Flow matching on latents of clips and of single frames; the text encoder trains along. Both start from
     an `earlier` pipeline's where there is one."""
-    latents, factors = encode_latents(work, vae, device)
+    latents = encode_latents(work, vae, device)
+    factors, cells = shown_by_scenes()
     tokenizer = build_tokenizer()
     torch.manual_seed(0)
     transformer = WanTransformer3DModel(**TRANSFORMER_CONFIG).to(device)
@@ -129,18 +137,19 @@ def train_transformer(
     def batch_at(step: int, rng: np.random.Generator) -> Batch:
         image = (step < IMAGES_FIRST and not earlier) or step % IMAGE_EVERY == IMAGE_EVERY - 1
         index = rng.integers(0, len(latents), IMAGE_BATCH if image else CLIP_BATCH)
-        x0, shown = latents[index].float(), [factors[i] for i in index]
+        x0, shown, cover = latents[index].float(), [factors[i] for i in index], cells[index]
         if image:
-            x0, shown = x0[:, :, :1], [{name: f[name] for name in world.IMAGE_FACTORS} for f in shown]
+            x0, cover = x0[:, :, :1], cover[:, :1]
+            shown = [{name: f[name] for name in world.IMAGE_FACTORS} for f in shown]
         prompts = [grammar.training_prompt(rng, f, share=rng.random()) for f in shown]
-        return Batch("image_loss" if image else "loss", x0, prompts)
+        return Batch("image_loss" if image else "loss", x0, prompts, Truth(labels(shown), cover))
 
     def preview(averaged: Any, path: Path) -> None:
         pipeline = assemble(vae, tokenizer, averaged)
         pipeline.save_pretrained(work / "pipeline")
         contact_sheet(pipeline, path)
 
-    return assemble(vae, tokenizer, fit(work, "transformer", nets, tokenizer, batch_at, STEPS, preview))
+    return assemble(vae, tokenizer, fit(work, "transformer", nets, tokenizer, batch_at, steps, preview))
 
 
 def assemble(vae: AutoencoderKLWan, tokenizer: PreTrainedTokenizerFast, nets: Any) -> WanPipeline:
@@ -254,6 +263,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, default=Path("runs/sprites-teacher"))
     parser.add_argument("--from", dest="start", type=Path, help="a pipeline to go on with; its autoencoder is kept")
+    parser.add_argument("--steps", type=int, default=STEPS, help="of the transformer")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     args = parser.parse_args()
     args.work.mkdir(parents=True, exist_ok=True)
@@ -261,7 +271,7 @@ def main() -> None:
     earlier = WanPipeline.from_pretrained(args.start, torch_dtype=torch.float32) if args.start else None
     with parallel.in_turn():  # the first process trains the autoencoder
         vae = earlier.vae.to(args.device) if earlier else train_vae(args.work, args.device)
-    pipeline = train_transformer(args.work, vae, args.device, earlier)
+    pipeline = train_transformer(args.work, vae, args.device, args.steps, earlier)
     if parallel.rank() > 0:
         return
     publish(pipeline, args.work / "pipeline")

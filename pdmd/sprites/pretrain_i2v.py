@@ -32,7 +32,9 @@ from pdmd.sprites.pretrain import (
     preview_scenes,
     publish,
     sample,
+    shown_by_scenes,
 )
+from pdmd.sprites.truth import Truth, labels
 from pdmd.teachers.wan_i2v import masked
 
 STEPS = 1500
@@ -52,8 +54,8 @@ def sister(transformer: WanTransformer3DModel, given: int) -> WanTransformer3DMo
 def train(work: Path, teacher: WanPipeline, device: str) -> WanImageToVideoPipeline:
     """Flow matching on clips, given their first frames."""
     vae: AutoencoderKLWan = teacher.vae.to(device)
-    latents, factors = encode_latents(work, vae, device)
-    firsts, _ = encode_latents(work, vae, device, first_frame=True)
+    latents, firsts = encode_latents(work, vae, device), encode_latents(work, vae, device, first_frame=True)
+    factors, cells = shown_by_scenes()
     stride = vae.config.scale_factor_temporal
     torch.manual_seed(0)
     net = sister(teacher.transformer, stride + vae.config.z_dim).to(device)
@@ -63,7 +65,8 @@ def train(work: Path, teacher: WanPipeline, device: str) -> WanImageToVideoPipel
     def batch_at(step: int, rng: np.random.Generator) -> Batch:
         index = rng.integers(0, len(latents), CLIP_BATCH)
         prompts = [grammar.training_prompt(rng, factors[i]) for i in index]
-        return Batch("loss", latents[index].float(), prompts, masked(firsts[index].float(), stride))
+        truth = Truth(labels([factors[i] for i in index]), cells[index])
+        return Batch("loss", latents[index].float(), prompts, truth, masked(firsts[index].float(), stride))
 
     def assemble(nets: Any) -> WanImageToVideoPipeline:
         return WanImageToVideoPipeline(

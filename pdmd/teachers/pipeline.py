@@ -18,7 +18,7 @@ from diffusers import FlowMatchEulerDiscreteScheduler
 from torch import Tensor, nn
 from torch.autograd.graph import save_on_cpu
 
-from pdmd import parallel
+from pdmd import parallel, shards
 from pdmd.embeddings import Embeddings, Rows
 from pdmd.errors import UserError
 from pdmd.flow import shift_of, time_grid
@@ -133,7 +133,7 @@ class PipelineTeacher(ABC):
                 stack.enter_context(torch.autocast(self.device.type, half, cache_enabled=False))
             if self.compute.offload and torch.is_grad_enabled():
                 stack.enter_context(save_on_cpu(pin_memory=self.device.type == "cuda"))
-            return net(parallel.entering(x), *args, return_dict=False, **kwargs)[0].float()
+            return net(shards.entering(x), *args, return_dict=False, **kwargs)[0].float()
 
     @staticmethod
     @abstractmethod
@@ -207,7 +207,7 @@ class PipelineTeacher(ABC):
         its name on any of the teacher's transformers."""
         if lora is None:
             net = self.owner(t)
-            net = parallel.copied(net, self.device) if parallel.shared_out(net) else plain(net)
+            net = shards.copied(net, self.device) if shards.shared_out(net) else plain(net)
             return self._prepare(net.requires_grad_(True))
         for net in self.experts:
             remove(net, lora.name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -14,7 +15,7 @@ import pytest
 import tiny
 
 from pdmd import figure2 as check
-from pdmd.benchmark.reproduce import figure2, freeze, measure, sweep, table, verdict
+from pdmd.benchmark.reproduce import figure2, freeze, kept, measure, sweep, table, verdict
 from pdmd.benchmark.reproduce import work as module
 from pdmd.benchmark.reproduce.expected import expected
 from pdmd.benchmark.reproduce.summary import summary
@@ -192,6 +193,31 @@ def test_nothing_finished_is_made_again_and_other_settings_are_refused(target, w
     with pytest.raises(UserError, match="students of another teacher 'tiny'"):
         table.make(TABLES["target"], work)
     known.write_text(before)
+
+
+def test_kept_results_stand_for_students_on_another_machine(target, work, tmp_path, monkeypatch) -> None:
+    one, elsewhere = TABLES["target"], replace(work, runs=tmp_path / "runs", out=tmp_path / "out")
+    shutil.copytree(work.out / "results", elsewhere.out / "results")
+    left = expected(elsewhere, [one])
+    assert (left.students, left.results) == (0, 2)  # the base model's, of images and of clips
+
+    def train(folder: Path, config: object) -> None:
+        raise AssertionError(f"{folder} is trained again")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "trained", train)
+        again = table.make(one, elsewhere)
+        with pytest.raises(AssertionError, match="seed1 is trained again"):  # what is not kept
+            table.make(one, replace(elsewhere, seeds=2))
+        with pytest.raises(AssertionError, match="is trained again"):  # of other settings
+            table.make(one, replace(elsewhere, overrides=(*work.overrides, "batch=3")))
+    before, after = (json.loads(path.with_suffix(".json").read_text())["parts"] for path in (target, again))
+    assert [part["orderings"] for part in before] == [part["orderings"] for part in after]
+    student = Student(PHASED, work.teacher, 1e-3, 0)
+    items = kept.folder(elsewhere, "motion", student) / "items.csv"
+    items.write_bytes(items.read_bytes().replace(b"0", b"1", 1))
+    with pytest.raises(UserError, match=f"{items} is not as it was written"):
+        table.make(one, elsewhere)
 
 
 def test_what_another_process_trains_is_waited_for(work, tmp_path, monkeypatch) -> None:
