@@ -15,6 +15,7 @@ gigabytes of CUDA that the package index's torch brings along.
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import nox
@@ -115,10 +116,14 @@ def demo(session: nox.Session) -> None:
 def regression(session: nox.Session) -> None:
     """Train the default phased students, run their suites, compare each with its baseline; a failed gate fails it.
 
-    Everything lands under bench/regression/: a Markdown, an HTML and a JUnit file a suite.
+    Everything lands under bench/regression/: a Markdown, an HTML and a JUnit file a suite. It begins anew, since what
+    another state of the code has left there would be judged in place of this one; `-- --resume` goes on.
     """
     install(session)
     out = Path("bench/regression")
+    if "--resume" not in session.posargs:
+        for folder in (out, Path("runs/regression")):
+            shutil.rmtree(folder, ignore_errors=True)
     for teacher in "sprites", "sprites-i2v":
         run = Path("runs/regression") / teacher
         train(session, run, str(out), teacher)
@@ -128,7 +133,8 @@ def regression(session: nox.Session) -> None:
         (new,) = (path.parent for path in (out / baseline.name).glob("*/result.json"))
         files = [f"--{kind}={out / baseline.name}.{end}" for kind, end in REPORTS.items()]
         try:
-            session.run("pdmd", "compare", str(baseline), str(new), *files, env=ENV)
+            gates = f"--gates={baseline / 'gates.toml'}"  # of a retraining: closer than those of two models
+            session.run("pdmd", "compare", str(baseline), str(new), gates, *files, env=ENV)
         except CommandFailed:
             failed.append(baseline.name)
     if failed:

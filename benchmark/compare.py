@@ -90,13 +90,14 @@ class Comparison:
         return not self.failed
 
 
-def compare(baseline: Path, new: Path, gates_file: Path | None = None) -> Comparison:
-    """Compare two results (result.json or its folder) by a gates file, or by the gates that ship for the suite.
+def compare(baseline: Path, new: Path, gates_file: Path | None = None, same_noise: bool = True) -> Comparison:
+    """Compare two results (result.json or its folder) by a gates file, or by the gates that ship for the suite. Without
+    `same_noise` their seeds may differ.
 
     Raises UserError for results that are not whole or not comparable, and for gates that do not fit them.
     """
     old_side, new_side = read_side(baseline), read_side(new)
-    refuse(old_side, new_side)
+    refuse(old_side, new_side, same_noise)
     suite = old_side.result.suite
     gates = gate_files.read_gates(gates_file) if gates_file else gate_files.default_gates(suite)
     _fit(gates, old_side, new_side)

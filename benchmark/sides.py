@@ -104,13 +104,14 @@ def _read_csv(path: Path, needed: Sequence[str]) -> list[dict[str, str]]:
     return rows
 
 
-def refuse(old: Side, new: Side) -> None:
+def refuse(old: Side, new: Side, same_noise: bool = True) -> None:
     """Raise UserError, naming both values, where two results do not measure the same thing.
 
-    The models, their steps and their guidance may differ: they are what is compared.
+    The models, their steps and their guidance may differ: they are what is compared. Without `same_noise` the seeds may
+    differ too.
     """
     for what, a, b in _settings(old, new):
-        if a != b:
+        if a != b and (same_noise or "seeds" not in what):
             raise UserError(f"not comparable: {what} differs, {_plain(a)} in {old.path}, {_plain(b)} in {new.path}")
 
 

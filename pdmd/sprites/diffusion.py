@@ -54,14 +54,17 @@ def embed(text_encoder: nn.Module, tokenizer: PreTrainedTokenizerFast, prompts: 
 
 
 def stratified_t(n: int, generator: torch.Generator) -> Tensor:
-    """Noise levels (n,), logit-normal, then shifted as the sampling grid is; one from each n-th of the distribution.
+    """Noise levels (n,), logit-normal, every second one then shifted as the sampling grid is; one from each n-th of the
+    distribution.
 
     What a clip shows as a whole, its objects' colour, place and number, is settled at t > 0.9: without the shift one
-    sample in seventy lies there, and the frames of a clip do not agree.
+    sample in seventy lies there, and the frames of a clip do not agree. What shape they have is settled below 0.6:
+    with the shift alone one in five lies there, and shapes are blurred.
     """
     u = torch.rand(n, generator=generator, device=generator.device)
-    t = torch.sigmoid(torch.special.ndtri((torch.arange(n, device=generator.device) + u) / n))
-    return shift_time(t, SHIFT)
+    place = torch.arange(n, device=generator.device)
+    t = torch.sigmoid(torch.special.ndtri((place + u) / n))
+    return torch.where(place % 2 == 0, shift_time(t, SHIFT), t)
 
 
 def flow_loss(nets: Any, cond: Tensor, batch: Batch, generator: torch.Generator) -> Tensor:
