@@ -39,6 +39,9 @@ FAMILIES: dict[str, type[PipelineTeacher]] = {
     "QwenImagePipeline": QwenImage,
 }
 
+#: Where the parts of a pipeline come from. diffusers imports whatever module model_index.json names.
+LIBRARIES = ("diffusers", "transformers")
+
 #: What the hub answers, in a line each; the more special error first.
 HUB_ERRORS: dict[type[Exception], str] = {
     GatedRepoError: "is gated: accept its terms at https://huggingface.co/{0}, then log in with: hf auth login",
@@ -70,6 +73,7 @@ def load(
             f"{spec} is a {kind}, which is not supported: known are {', '.join(FAMILIES)}; "
             "docs/families.md says how to add one"
         )
+    check_parts(index)
     family = FAMILIES[kind]
     for library in (diffusers.utils.logging, transformers.utils.logging):
         library.disable_progress_bar()  # loading's bars; ours are for work that takes time
@@ -166,6 +170,14 @@ def class_name(index: Path) -> str:
         return str(parse_json(index.read_bytes())["_class_name"])
     except (OSError, ValueError, KeyError, TypeError):
         raise UserError(f"{index} is damaged: it names no pipeline class") from None
+
+
+def check_parts(index: Path) -> None:
+    """Raises UserError where model_index.json takes a part from elsewhere than LIBRARIES: to load it would run the code
+    there."""
+    for part, named in parse_json(index.read_bytes()).items():
+        if isinstance(named, list) and (len(named) != 2 or named[0] not in (None, *LIBRARIES)):
+            raise UserError(f"{index}: its {part} is of no class of {' or '.join(LIBRARIES)}")
 
 
 def load_student(folder: Path, count: int) -> tuple[PipelineTeacher, list[nn.Module], dict[str, Any]]:
