@@ -171,7 +171,8 @@ def main() -> None:
             shutil.rmtree(FOLDER / made, ignore_errors=True)
         ended = f"failed ({status}), its input in {FOLDER}" if status else "all read or refused"
         print(f"{name}: {inputs} inputs, {time.monotonic() - began:.0f} s, {ended}", flush=True)
-        tell(f"fuzz {name}", inputs=inputs, seconds=time.monotonic() - began, outcome="failed" if status else "passed")
+        about = {"fault": "a hostile file, by coverage", "outcome": "failed" if status else "passed"}
+        tell(f"fuzz: {name}", trials=inputs, seconds=time.monotonic() - began, **about)
         failed += [name] if status else []
     sys.exit(f"failed: {', '.join(failed)}" if failed else 0)
 

@@ -43,6 +43,7 @@ from pdmd.teachers.mixture import MLP, Mixture
 from pdmd.teachers.settings import Settings, read_settings
 from pdmd.teachers.students import read_student
 
+pytestmark = pytest.mark.fault("a hostile file, by hypothesis")
 EXAMPLES = int(os.environ.get("PDMD_EXAMPLES", "20"))
 fuzz = settings(
     max_examples=EXAMPLES,
@@ -404,6 +405,7 @@ class Payload:
 
 
 @pytest.mark.parametrize("zipped", [True, False], ids=["zip", "bare pickle"])
+@pytest.mark.fault("code in a file of weights")
 def test_a_pickle_that_would_run_code_is_refused(tmp_path, zipped: bool, monkeypatch, capsys) -> None:
     """The payload works where it is let in, so that the refusal means something."""
     marker, path = tmp_path / "ran", tmp_path / "raft.pth"

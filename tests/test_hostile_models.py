@@ -26,6 +26,7 @@ from pdmd.sample import load_model
 from pdmd.shard_reader import Reader
 from pdmd.teachers import load_teacher
 
+pytestmark = pytest.mark.fault("a hostile model's folder or checkpoint, by hypothesis")
 #: Loading takes its time: fewer of them.
 loaded = settings(fuzz, max_examples=max(5, EXAMPLES // 20))
 
@@ -72,6 +73,7 @@ def test_weights(pipeline, tmp_path, data) -> None:
 
 
 @pytest.mark.parametrize("part", ["transformer", "vae", "text_encoder"])
+@pytest.mark.fault("code in a model's folder or a checkpoint")
 def test_a_pickle_that_would_run_code_is_refused(pipeline, tmp_path, part: str) -> None:
     folder, marker = copied(pipeline, tmp_path / "wan"), tmp_path / "ran"
     (weights,) = (folder / part).glob("*.safetensors")
@@ -85,6 +87,7 @@ def test_a_pickle_that_would_run_code_is_refused(pipeline, tmp_path, part: str) 
 
 @pytest.mark.parametrize("part", ["transformer", "text_encoder", "tokenizer"])
 @pytest.mark.parametrize("kept", [False, True], ids=["to sample", "to train"])
+@pytest.mark.fault("code in a model's folder or a checkpoint")
 def test_code_beside_a_pipeline_is_not_run(pipeline, tmp_path, part: str, kept: bool, monkeypatch) -> None:
     """diffusers loads a class from a file of the folder where it trusts it, and from any module that can be imported;
     to train, prompts' embeddings are kept, and the text encoder is loaded by itself."""
@@ -101,6 +104,7 @@ def test_code_beside_a_pipeline_is_not_run(pipeline, tmp_path, part: str, kept: 
     assert not marker.exists()
 
 
+@pytest.mark.fault("code in a model's folder or a checkpoint")
 def test_a_pickle_in_a_text_encoder_loaded_by_itself_is_refused(pipeline, tmp_path) -> None:
     folder, marker = copied(pipeline, tmp_path / "wan"), tmp_path / "ran"
     teacher = load_teacher(str(folder), embeddings=tmp_path / "kept")
@@ -140,6 +144,7 @@ def test_a_checkpoint_of_many_processes_loads(checkpoint) -> None:
 
 
 @pytest.mark.parametrize("where", ["metadata", "entry"])
+@pytest.mark.fault("code in a model's folder or a checkpoint")
 def test_a_checkpoint_that_would_run_code_is_refused(checkpoint, tmp_path, where: str, monkeypatch, capsys) -> None:
     """torch's own reader runs it, so that the refusal means something."""
     import torch.distributed.checkpoint as dcp
@@ -175,6 +180,7 @@ def test_metadata(checkpoint, tmp_path, data) -> None:
     refused_or_read(lambda: shard_files.load(begun(), folder))
 
 
+@pytest.mark.fault("code in a model's folder or a checkpoint")
 def test_a_checkpoint_names_no_file_elsewhere(checkpoint, tmp_path) -> None:
     import torch.distributed.checkpoint as dcp
 
