@@ -4,6 +4,7 @@ import functools
 import subprocess
 
 import pytest
+import watched
 from tried import tell
 
 import pdmd  # noqa: F401
@@ -13,8 +14,9 @@ import pdmd  # noqa: F401
 def cache(tmp_path_factory):
     """No test writes into the home of whoever runs it."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PDMD_CACHE", str(tmp_path_factory.mktemp("cache")))
-        yield
+        folder = tmp_path_factory.mktemp("cache")
+        patch.setenv("PDMD_CACHE", str(folder))
+        yield folder
 
 
 TRIALS = pytest.StashKey[int]()  # how many inputs hypothesis has tried a test with
@@ -56,6 +58,17 @@ def pytest_runtest_makereport(item, call):
     if TRIALS in item.stash:
         row["trials"] = item.stash[TRIALS]
     tell(f"{item.path.stem}: {item.name}", **row)
+
+
+@pytest.fixture
+def nothing_outside(tmp_path, cache):
+    """What the test reads (`watched.refused_or_read`) writes into the test's own folder alone, or into the cache; not
+    beside it either, where "../x" is."""
+    before = watched.listed(tmp_path.parent)
+    watched.folders[:] = [tmp_path.resolve(), cache.resolve()]
+    yield
+    watched.folders.clear()
+    assert watched.listed(tmp_path.parent) == before
 
 
 @pytest.fixture

@@ -11,8 +11,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_hostile import EXAMPLES, Payload, fuzz, mangled, refused_or_read, twisted
+from test_hostile import EXAMPLES, Payload, fuzz, mangled, twisted
 from tiny import wan
+from watched import refused_or_read
 
 from pdmd import shard_files
 from pdmd import state as states
@@ -26,7 +27,10 @@ from pdmd.sample import load_model
 from pdmd.shard_reader import Reader
 from pdmd.teachers import load_teacher
 
-pytestmark = pytest.mark.fault("a hostile model's folder or checkpoint, by hypothesis")
+pytestmark = [
+    pytest.mark.fault("a hostile model's folder or checkpoint, by hypothesis"),
+    pytest.mark.usefixtures("nothing_outside"),
+]
 #: Loading takes its time: fewer of them.
 loaded = settings(fuzz, max_examples=max(5, EXAMPLES // 20))
 
