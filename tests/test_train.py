@@ -15,7 +15,7 @@ from pdmd import state as states
 from pdmd.cli import main
 from pdmd.config import make_config
 from pdmd.errors import UserError
-from pdmd.files import PART
+from pdmd.files import PART, SUMS
 from pdmd.run import Run
 from pdmd.sample import load_model
 from pdmd.starts import read_prompts
@@ -203,6 +203,28 @@ def test_full_disk_keeps_the_good_checkpoint(tmp_path, monkeypatch, capsys):
     assert states.checkpoints(run.checkpoints)[-1].read_bytes() == good
     assert there  # a file was half-written
     assert not list(run.folder.rglob(PART))
+
+
+def test_one_changed_byte_of_a_student_is_found_and_its_file_named(tmp_path):
+    run = run_once(tmp_path / "run")
+    listing = run.student / SUMS
+    listed = [line.split("  ")[1] for line in listing.read_text().splitlines()]
+    assert listed == ["expert_0.safetensors", "expert_1.safetensors", "student.json"]
+    for name in listed:
+        whole = (run.student / name).read_bytes()
+        (run.student / name).write_bytes(whole[:-2] + bytes([whole[-2] ^ 1]) + whole[-1:])
+        with pytest.raises(UserError, match=f"{name} is damaged"):
+            load_model(str(run.folder))
+        (run.student / name).write_bytes(whole)
+    (run.student / "README.md").write_text("mine")
+    load_model(str(run.folder))
+    stated = listing.read_bytes()
+    for at in range(len(stated)):
+        listing.write_bytes(stated[:at] + bytes([stated[at] ^ 1]) + stated[at + 1 :])
+        with pytest.raises(UserError, match="is damaged"):
+            load_model(str(run.folder))
+    listing.unlink()
+    load_model(str(run.folder))  # other tools write none
 
 
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])

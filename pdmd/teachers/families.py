@@ -22,7 +22,7 @@ from torch import nn
 
 from pdmd.embeddings import Embeddings
 from pdmd.errors import UserError, first_line
-from pdmd.files import parse_json
+from pdmd.files import check_seal, parse_json
 from pdmd.teachers import Compute, Weights, load_teacher
 from pdmd.teachers.lora import plain
 from pdmd.teachers.pipeline import PipelineTeacher, folder_sha256
@@ -59,11 +59,15 @@ def load(
     guidance: Weights | None = None,
     embeddings: Path | None = None,
     compute: Compute | None = None,
+    checked: bool = False,
 ) -> PipelineTeacher:
     """A teacher from a folder or a hub id; where `embeddings` names a folder, prompt embeddings are kept in it.
-    A student's folder is a teacher with all its experts. Raises UserError for what is no pipeline, of no family known
+    A student's folder is a teacher with all its experts, its checksums those that it states unless it is `checked`
+    already. Raises UserError for what is no pipeline, of no family known
     here, or damaged."""
     described = read_student(Path(spec))
+    if described and not checked:
+        check_seal(Path(spec))
     if described and "lora" in described:
         return _merged(Path(spec), described, guidance, embeddings, compute)
     index = find_index(spec)
@@ -181,11 +185,12 @@ def check_parts(index: Path) -> None:
 
 
 def load_student(folder: Path, count: int) -> tuple[PipelineTeacher, list[nn.Module], dict[str, Any]]:
-    """A student's pipeline, its `count` experts and its identity, from what `save_student` wrote."""
+    """A student's pipeline, its `count` experts and its identity, from what `save_student` wrote and `check_seal` has
+    found whole."""
     described = read_student(folder)
     if described and "lora" in described:
         own = _base(folder, described)
         identity = own.identity() | {"path": str(folder), "sha256": folder_sha256(folder)}
         return own, attach(own, folder, described), identity | {"kind": "student"}
-    own = load(folder)
+    own = load(folder, checked=True)
     return own, own.experts, own.identity() | {"kind": "student"}
