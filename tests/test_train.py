@@ -241,3 +241,26 @@ def test_interrupt_saves_and_exits_130(tmp_path, name):
     assert process.returncode == 130, err
     assert "--resume" in err
     assert states.load(run / "checkpoints")["step"] >= 4
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_while_a_run_starts_or_its_student_is_written_is_one_line(tmp_path, number, monkeypatch, capsys):
+    def killed(*_: object) -> None:
+        os.kill(os.getpid(), number)
+        time.sleep(10)
+
+    settings = [part for text in SHORT for part in ("--set", text)]
+    command, run = ["train", "--teacher", "mixture", *settings, "--out", str(tmp_path / "run")], tmp_path / "run"
+    with monkeypatch.context() as patch:
+        patch.setattr("pdmd.train.prepare", killed)
+        assert cli(*command, monkeypatch=patch, capsys=capsys) == (130, "pdmd: interrupted")
+        assert not run.exists()
+    line = f"interrupted; go on with: pdmd train --resume --out {run}"
+    for name, part in (("states.begin", command), ("finish", ["train", "--resume", "--out", str(run)])):
+        with monkeypatch.context() as patch:
+            patch.setattr(f"pdmd.train.{name}", killed)
+            code, err = cli(*part, monkeypatch=patch, capsys=capsys)
+        assert (code, err.splitlines()[-1]) == (130, line)
+        assert not (run / "student").exists()
+    assert cli("train", "--resume", "--out", str(run), monkeypatch=monkeypatch, capsys=capsys)[0] == 0
+    assert (run / "student").is_dir()
