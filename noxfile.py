@@ -6,6 +6,7 @@ nox -s tests            the tests, without the minutes-long ones; `nox -s tests 
 nox -s slow             the minutes-long ones
 nox -s lint             ruff and mypy
 nox -s torture          the tests of faults and hostile files at full size: hours (docs/faults.md)
+nox -s audit            known vulnerabilities of the tested set of versions, by pip-audit
 nox -s regression       train the default students, run the suites; fails where one is worse than reports/baselines/
 
 The first run of a session installs the set of versions in constraints.txt: on a line to the package index some
@@ -91,6 +92,13 @@ def torture(session: nox.Session) -> None:
         failed.append("what is named above")
     if failed:
         session.error(f"failed: {', '.join(failed)}")
+
+
+@nox.session
+def audit(session: nox.Session) -> None:
+    """The tested versions against known vulnerabilities, by pip-audit, which needs pypi.org: docs/licences.md."""
+    session.install("pip-audit")
+    session.run("pip-audit", "--requirement", "constraints.txt", "--no-deps", "--disable-pip", *session.posargs)
 
 
 @nox.session
