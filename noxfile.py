@@ -6,6 +6,7 @@ nox -s tests            the tests, without the minutes-long ones; `nox -s tests 
 nox -s slow             the minutes-long ones
 nox -s lint             ruff and mypy
 nox -s torture          the tests of faults and hostile files at full size: hours (docs/faults.md)
+nox -s audit            known vulnerabilities of the tested set of versions, by pip-audit
 nox -s regression       train the default students, run the suites; fails where one is worse than reports/baselines/
 
 The first run of a session installs the set of versions in constraints.txt: on a line to the package index some
@@ -69,11 +70,13 @@ def slow(session: nox.Session) -> None:
 def torture(session: nox.Session) -> None:
     """Kills, full disks, changed bytes, numbers that are not finite, hostile files and long runs, at full size.
 
-    On Linux, Python 3.11 to 3.13. What was tried goes to torture.jsonl; the table of it comes last.
+    On Linux as root (a disk is mounted), Python 3.11 to 3.13, with Chromium. What was tried goes to torture.jsonl; the
+    table of it comes last. A test that is skipped fails the session, which says what it wants.
     """
     install(session)
     session.install("-c", "constraints.txt", "atheris")
     tried = Path("torture.jsonl").resolve()
+    tried.write_text("")
     size = {"PDMD_KILLS": "200", "PDMD_EXAMPLES": "10000", "PDMD_STEPS": "10000", "PDMD_CLIPS": "2000"}
     env = ENV | size | {"PDMD_TORTURE": str(tried)}
     faults = [f"tests/test_{name}.py" for name in ("rot", "numbers", "hostile", "hostile_models", "long")]
@@ -84,9 +87,19 @@ def torture(session: nox.Session) -> None:
             session.run(*command, env=env)
         except CommandFailed:
             failed.append(command[1])
-    session.run("python", "tests/tried.py", str(tried))
+    try:
+        session.run("python", "tests/tried.py", str(tried))
+    except CommandFailed:
+        failed.append("what is named above")
     if failed:
         session.error(f"failed: {', '.join(failed)}")
+
+
+@nox.session
+def audit(session: nox.Session) -> None:
+    """The tested versions against known vulnerabilities, by pip-audit, which needs pypi.org: docs/licences.md."""
+    session.install("pip-audit")
+    session.run("pip-audit", "--requirement", "constraints.txt", "--no-deps", "--disable-pip", *session.posargs)
 
 
 @nox.session

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -116,7 +117,7 @@ class Facts:
 
 def probe(path: Path) -> Facts:
     """A media file's facts, by its head alone for a video. Raises UserError where it cannot be read."""
-    if path.suffix.lower() in IMAGES or not path.is_file():
+    if path.suffix.lower() in IMAGES or not os.path.isfile(path):
         height, width = read_video(path).frames.shape[1:3]
         return Facts(width, height, None)
     with _opened(path) as (container, stream):
@@ -138,7 +139,7 @@ def inside(folder: Path, file: str) -> Path:
 
 def read_video(path: Path) -> Video:
     """Decode a video, or an image as one frame. Raises UserError where the file cannot be read."""
-    if not path.is_file():
+    if not os.path.isfile(path):  # which takes names of any length
         raise UserError(f"{path} is not there")
     if path.suffix.lower() in IMAGES:
         _refuse_bomb(path)

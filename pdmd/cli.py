@@ -3,6 +3,8 @@ an interrupted training is 130, its state saved."""
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,7 +13,7 @@ import typer
 
 from pdmd.benchmark import commands
 from pdmd.benchmark.reproduce.command import reproduce
-from pdmd.errors import INTERRUPTED, UserError
+from pdmd.errors import INTERRUPTED, Stopped, UserError
 from pdmd.version import __version__
 
 app = typer.Typer(
@@ -92,12 +94,11 @@ def _train(
 
         try:
             written = run_training(run, task, resume, report, lambda text: progress.console.print(f"warning: {text}"))
-        except Interrupted as stop:
+        except (Interrupted, Stopped) as stop:
             progress.stop()
             if parallel.rank() == 0:
-                print(
-                    f"interrupted at step {stop}; go on with: pdmd train --resume --out {run.folder}", file=sys.stderr
-                )
+                where = f"interrupted at step {stop}" if isinstance(stop, Interrupted) else "interrupted"
+                print(f"{where}; go on with: pdmd train --resume --out {run.folder}", file=sys.stderr)
             raise typer.Exit(INTERRUPTED) from None
     print(f"student: {written}")
     print(f'next:    pdmd sample {run.folder} --prompt "..."   or   pdmd bench --suite motion --model {run.folder}')
@@ -206,7 +207,11 @@ def options(
 
 
 def main() -> None:
-    """The entry point: turns UserError, and what the system refuses, into one line and exit code 2."""
+    """The entry point: turns UserError, and what the system refuses, into one line and exit code 2, Ctrl-C and SIGTERM
+    into one line and 130."""
+    before = {}
+    if "WORLD_SIZE" not in os.environ:  # torchrun ends the others so where one has ended, and that one has spoken
+        before = {number: signal.signal(number, _stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         app()
     except (UserError, OSError) as error:
@@ -219,6 +224,13 @@ def main() -> None:
             raise
         print("pdmd: out of memory; make fewer at once: --batch-size, --set batch= or accumulate=", file=sys.stderr)
         sys.exit(2)
-    except KeyboardInterrupt:
+    except (Stopped, KeyboardInterrupt):
         print("pdmd: interrupted", file=sys.stderr)
         sys.exit(INTERRUPTED)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _stop(*_: object) -> None:
+    raise Stopped

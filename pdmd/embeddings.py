@@ -4,8 +4,6 @@ as large as the transformer, is in memory only while there is something left to 
 from __future__ import annotations
 
 import hashlib
-import importlib
-import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,7 +14,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from pdmd.files import write_bytes
+from pdmd.errors import UserError, first_line
+from pdmd.files import parse_json, write_bytes
 
 #: Raised whenever an adapter's embeddings of the same prompt by the same encoder change.
 VERSION = 1
@@ -58,11 +57,13 @@ class Embeddings:
 
     @contextmanager
     def loaded(self, pipeline: Any) -> Iterator[None]:
-        """The pipeline has its text encoder inside, and gives it up after."""
-        index = json.loads((self.pipeline_folder / "model_index.json").read_text(encoding="utf-8"))
-        library, name = index["text_encoder"]
-        kind = getattr(importlib.import_module(library), name)
-        encoder = kind.from_pretrained(self.pipeline_folder / "text_encoder", dtype=torch.float32)
+        """The pipeline has its text encoder inside, and gives it up after. Raises UserError where that cannot be
+        loaded."""
+        kind = encoder_class(self.pipeline_folder / "model_index.json")
+        try:
+            encoder = kind.from_pretrained(self.pipeline_folder / "text_encoder", dtype=torch.float32)
+        except Exception as error:  # whatever a damaged folder makes transformers raise
+            raise UserError(f"cannot load {self.pipeline_folder / 'text_encoder'}: {first_line(error)}") from None
         pipeline.text_encoder = encoder.requires_grad_(False).eval()
         try:
             yield
@@ -79,3 +80,18 @@ class Embeddings:
     def _write(self, prompt: str, rows: Rows) -> None:
         content = save({name: tensor.contiguous() for name, tensor in rows.items()})
         write_bytes(self.path(prompt), content, "choose another folder with --set embeddings=DIR")
+
+
+def encoder_class(index: Path) -> Any:
+    """The class of the text encoder that model_index.json names, one of transformers' models: to look for it anywhere
+    else would run the code there. Raises UserError for any other."""
+    import transformers
+
+    try:
+        library, name = parse_json(index.read_bytes())["text_encoder"]
+        kind = getattr(transformers, name) if library == transformers.__name__ else None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        kind = None
+    if not (isinstance(kind, type) and issubclass(kind, transformers.PreTrainedModel)):
+        raise UserError(f"{index}: its text encoder is no model of transformers")
+    return kind

@@ -13,6 +13,10 @@ class UserError(Exception):
     """Bad input: one line that says what, where and what to do. The command line prints it and exits 2."""
 
 
+class Stopped(BaseException):
+    """Ctrl-C or SIGTERM. Not KeyboardInterrupt, which typer turns into an exit code without a line."""
+
+
 def suggest(name: str, known: Iterable[str]) -> str:
     """A clause naming the nearest known name, or all of them where none is near."""
     known = list(known)

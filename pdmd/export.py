@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pdmd.errors import UserError, suggest
-from pdmd.files import whole_folder
+from pdmd.files import seal, whole_folder
 from pdmd.sample import Student, load_model
+from pdmd.teachers import CARD
 
 FORMATS = ("diffusers", "lora")
 
@@ -36,8 +37,9 @@ def export(spec: str, to: Path, form: str = "diffusers", tables: Sequence[str] =
         with whole_folder(to) as folder:
             model.teacher.save_student(experts, model.grid, model.steps, folder)
             if tables:
-                with (folder / "README.md").open("a", encoding="utf-8") as card:
+                with (folder / CARD).open("a", encoding="utf-8") as card:
                     card.write("\n".join(["\n## Measured with pdmd bench\n", *tables]))
+            seal(folder, CARD)
     except OSError as error:
         raise UserError(f"cannot write {to}: {error.strerror or error}") from None
     return to

@@ -111,6 +111,30 @@ def check_sums(listing: Path, *names: str) -> None:
         raise UserError(f"{path} is damaged: its checksum is not that of {listing}; install pdmd again")
 
 
+def seal(folder: Path, *but: str) -> None:
+    """Write SUMS into a folder: of all files in it and below but those named. Raises OSError."""
+    found = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("[!.]*") if path.is_file())
+    (folder / SUMS).write_text(sums(folder, (name for name in found if name not in (SUMS, *but))), encoding="utf-8")
+
+
+def check_seal(folder: Path) -> None:
+    """Raises UserError, naming the file, where one that SUMS lists is not as `seal` found it. A folder without SUMS is
+    other tools', and passes."""
+    listing = folder / SUMS
+    if not listing.is_file():
+        return
+    path: Path | None = listing
+    with contextlib.suppress(OSError, UnicodeDecodeError):
+        names = [line.partition("  ")[2] for line in listing.read_text(encoding="utf-8").splitlines()]
+        lost = next((folder / name for name in names if not os.path.isfile(folder / name)), None)
+        path = lost or changed(listing, *names)
+    if path:
+        raise UserError(
+            f"{path} is damaged: its checksum is not that of {listing}; export or train the student again, or delete "
+            f"{SUMS} where it is you who changed it"
+        )
+
+
 def changed(listing: Path, *names: str) -> Path | None:
     """The first file that is not what `write_sums` found; None where all are. Raises OSError and UnicodeDecodeError
     where one cannot be read."""

@@ -19,6 +19,9 @@ the pictures in this repository are under the Apache License 2.0 ([LICENSE](../L
 from nothing, on renders. The wheel of av has FFmpeg in it, which says of itself "LGPL version 3 or later", with x264,
 whose own licence is the GPL-2.0-or-later.
 
+Known vulnerabilities are not on this page. `nox -s audit` asks pip-audit for them, whose index is pypi.org's JSON
+interface; from where this page was written it could not be reached, and no audit has been run.
+
 | package | version | licence | asked for by |
 | --- | --- | --- | --- |
 """

@@ -7,7 +7,7 @@ tensorboard/     the same, as curves, with as many files
 checkpoints/     step-N.pt with its checksum, the newest few; of many processes the folders step-N
 previews/        contact sheets of the probe as training goes, and the teacher's
 .lock            held while a process works in the folder
-student/         the finished student, a diffusers folder; there only when the run is done
+student/         the finished student, a diffusers folder, with its checksums; there only when the run is done
 """
 
 from __future__ import annotations

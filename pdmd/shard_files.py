@@ -63,23 +63,23 @@ def damaged(folder: Path) -> Path | None:
 
 
 def load(state: Any, folder: Path) -> None:
-    """Take on what `save` wrote, in one process or in any number of them. Raises UserError where it is damaged or of
-    another network."""
+    """Take on what `save` wrote, in one process or in any number of them; no code in it runs. Raises UserError where it
+    is damaged or of another network."""
     import torch.distributed.checkpoint as dcp
     from torch.distributed.checkpoint.state_dict import set_model_state_dict, set_optimizer_state_dict
 
+    from pdmd.shard_reader import Planner, Reader
+
     try:
-        kept = dcp.FileSystemReader(folder).read_metadata().state_dict_metadata
+        kept = Reader(folder).read_metadata().state_dict_metadata
         content = _content(state, any(name.startswith("expert_optimizer.") for name in kept))
         nets = {"fake": content["fake"]} | {f"experts.{k}": net for k, net in content["experts"].items()}
         lost = next((f"{k}.{name}" for k, net in nets.items() for name in net if f"{k}.{name}" not in kept), None)
         if lost:
             raise UserError(f"the checkpoint does not fit this teacher: {folder} has no {lost}")
-        # Partial: a parameter that no loss depends on has no optimiser state.
-        planner = dcp.DefaultLoadPlanner(allow_partial_load=True)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="torch.distributed is disabled")  # as it may be
-            dcp.load(content, checkpoint_id=folder, planner=planner, no_dist=size() == 1)
+            dcp.load(content, storage_reader=Reader(folder), planner=Planner(), no_dist=size() == 1)
     except (dcp.api.CheckpointException, OSError, ValueError, RuntimeError, EOFError) as error:
         if lost_peer(error):
             raise

@@ -111,10 +111,10 @@ def read_prompts(path: Path) -> list[str]:
 def _lines(path: Path) -> list[str]:
     try:
         lines = [line.strip() for line in path.read_text(encoding="utf-8").split("\n")]
-    except OSError as error:
-        raise UserError(f"cannot read prompts {path}: {error.strerror}") from None
     except UnicodeDecodeError:
         raise UserError(f"prompts {path} is not UTF-8 text") from None
+    except (OSError, ValueError) as error:  # a NUL in its name
+        raise UserError(f"cannot read prompts {path}: {getattr(error, 'strerror', error)}") from None
     prompts = [line for line in lines if line]
     if not prompts:
         raise UserError(f"prompts {path} is empty; it needs one prompt a line")

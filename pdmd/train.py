@@ -16,14 +16,14 @@ from pdmd import memory, parallel, shards
 from pdmd import state as states
 from pdmd.config import Config
 from pdmd.errors import UserError
-from pdmd.files import whole_folder
+from pdmd.files import seal, whole_folder
 from pdmd.health import FakeWatch, Probe, fake_lag
 from pdmd.plan import Plan
 from pdmd.run import Run
 from pdmd.starts import Starts
 from pdmd.state import State, generator, stage_of
 from pdmd.step import NotFinite, finite, fit_fake, update_generator
-from pdmd.teachers import Teacher, load_teacher
+from pdmd.teachers import CARD, Teacher, load_teacher
 
 #: (step, total, stage, figures of the step); called after every generator step.
 Report = Callable[[int, int, int, dict[str, float]], None]
@@ -195,7 +195,7 @@ def _health(run: Run, task: Task, state: State, stage: int, probe: Probe, say: S
 
 
 def finish(teacher: Teacher, run: Run, plan: Plan, state: State) -> Path:
-    """Write the student's folder whole or not at all."""
+    """Write the student's folder, with its checksums, whole or not at all."""
     experts = state.experts
     if parallel.size() > 1:
         weights = [shards.weights_of(net) for net in experts]
@@ -209,6 +209,7 @@ def finish(teacher: Teacher, run: Run, plan: Plan, state: State) -> Path:
     try:
         with whole_folder(run.student) as temporary:
             teacher.save_student(experts, plan.grid, plan.experts, temporary)
+            seal(temporary, CARD)
     except OSError as error:
         raise UserError(f"cannot write {run.student}: {error.strerror}; make room and use --resume") from None
     return run.student

@@ -138,7 +138,7 @@ def torture(work: Callable[[Path], object], check: Callable[[Path], None], tmp_p
         assert same(folder) == expected
         if kills >= KILLS:
             break
-    tell(kills=kills, trials=trial + 1)
+    tell(trials=kills, runs=trial + 1)
 
 
 def starve(work: Callable[[Path], object], check: Callable[[Path], None], tmp_path: Path, disk: Path, same: Callable):
@@ -163,7 +163,7 @@ def starve(work: Callable[[Path], object], check: Callable[[Path], None], tmp_pa
         subprocess.run(["rm", "-rf", str(folder)], check=True)
         if refused >= KILLS:
             break
-    tell(refused=refused, trials=trial + 1)
+    tell(trials=refused, runs=trial + 1)
 
 
 def fill(ballast: Path, room: int | None) -> None:

@@ -3,26 +3,28 @@
 PDMD_EXAMPLES is the number of inputs a format; `nox -s torture` takes 10,000.
 """
 
-import contextlib
 import copy
 import json
 import os
 import pickle
 import resource
-import signal
 import struct
 import sys
+import tempfile
+import time
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import watched
 from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
+from watched import listed, refused_or_read
 
 from pdmd.benchmark import frechet, media
 from pdmd.benchmark.compare import compare
@@ -39,10 +41,12 @@ from pdmd.errors import UserError
 from pdmd.run import Run
 from pdmd.sample import load_model
 from pdmd.sprites import world
+from pdmd.starts import read_pictured, read_prompts
 from pdmd.teachers.mixture import MLP, Mixture
 from pdmd.teachers.settings import Settings, read_settings
 from pdmd.teachers.students import read_student
 
+pytestmark = [pytest.mark.fault("a hostile file, by hypothesis"), pytest.mark.usefixtures("nothing_outside")]
 EXAMPLES = int(os.environ.get("PDMD_EXAMPLES", "20"))
 fuzz = settings(
     max_examples=EXAMPLES,
@@ -119,17 +123,6 @@ def mangled(draw, content: bytes) -> bytes:
     return bytes(changed)
 
 
-def refused_or_read(read: Callable[[], object]) -> None:
-    """Anything but UserError fails the test, and so do 10 s of CPU time."""
-    signal.signal(signal.SIGPROF, lambda *_: pytest.fail("an input hangs it"))
-    signal.setitimer(signal.ITIMER_PROF, 10)
-    try:
-        with contextlib.suppress(UserError):
-            read()
-    finally:
-        signal.setitimer(signal.ITIMER_PROF, 0)
-
-
 @fuzz
 @given(mangled(files("pdmd.recipes").joinpath("paper.toml").read_bytes()))
 @example(f"x = {DEEP}".encode())
@@ -187,11 +180,23 @@ PROMPTS = [{"id": "a", "text": "a red circle", "tags": ["x"]}, {"id": "b", "text
 @example(DEEP)
 @example('{"id": "a", "text": ' + HALF + "}")
 @example('{"id": ' + DIGITS + "}")
-def test_prompts(content: str | bytes) -> None:
+def test_prompts(tmp_path, content: str | bytes) -> None:
     if isinstance(content, str):
         rows = json.loads(content) if content.startswith("[{") else content
         content = "\n".join(map(json.dumps, rows)).encode() if isinstance(rows, list) else content.encode()
     refused_or_read(lambda: parse_prompts(content, "p.jsonl", "open", 0))
+    for name in ("p.jsonl", "p.txt"):
+        (tmp_path / name).write_bytes(content)
+        refused_or_read(lambda name=name: read_prompts(tmp_path / name))
+        refused_or_read(lambda name=name: read_pictured(tmp_path / name))
+
+
+@pytest.mark.parametrize("image", ["x" * 300 + ".png", "x" * 300, "a\0b", "", ".", "/", "gone.png"])
+def test_an_image_that_prompts_name_and_no_one_has_is_named_with_its_line(tmp_path, image: str) -> None:
+    (tmp_path / "p.jsonl").write_text(json.dumps({"text": "a red circle", "image": image}) + "\n")
+    with pytest.raises(UserError, match=r"p\.jsonl, prompt 1: ") as stop:
+        read_pictured(tmp_path / "p.jsonl")
+    assert len(str(stop.value).splitlines()) == 1
 
 
 ROWS = [
@@ -229,8 +234,8 @@ def test_manifest_and_record(tmp_path, content: str | bytes, record: str | None)
 @fuzz
 @given(st.lists(st.text(st.characters(exclude_characters="/\0", exclude_categories=["Cs"]), min_size=1, max_size=40)))
 @example(["m000_seed" + "9" * 4400])
-def test_file_names(tmp_path_factory, names: list[str]) -> None:
-    folder = tmp_path_factory.mktemp("names")
+def test_file_names(tmp_path, names: list[str]) -> None:
+    folder = Path(tempfile.mkdtemp(dir=tmp_path))
     for name in names:
         try:
             (folder / f"{name}.png").write_bytes(b"")
@@ -404,6 +409,7 @@ class Payload:
 
 
 @pytest.mark.parametrize("zipped", [True, False], ids=["zip", "bare pickle"])
+@pytest.mark.fault("code in a file of weights")
 def test_a_pickle_that_would_run_code_is_refused(tmp_path, zipped: bool, monkeypatch, capsys) -> None:
     """The payload works where it is let in, so that the refusal means something."""
     marker, path = tmp_path / "ran", tmp_path / "raft.pth"
@@ -475,3 +481,32 @@ def test_a_video_that_would_fill_the_memory_is_refused(tmp_path, monkeypatch) ->
     monkeypatch.setattr(media, "MOST_BYTES", 8 * 16 * 16 * 3)
     with pytest.raises(UserError, match="more than"):
         media.read_video(tmp_path / "a.mp4")
+
+
+def test_what_is_written_elsewhere_and_what_hangs_is_seen(tmp_path) -> None:
+    """So that the other tests can fail."""
+    beside = tmp_path.parent / "beside"
+    for write in (
+        lambda: beside.write_bytes(b""),
+        lambda: os.replace(beside, tmp_path / "a"),
+        lambda: (tmp_path / "a").rename(beside),
+        lambda: os.symlink(beside, tmp_path.parent / "link"),
+        lambda: (tmp_path.parent / "link").unlink(),
+        lambda: beside.unlink(),
+        lambda: beside.mkdir(),
+        lambda: beside.rmdir(),
+    ):
+        with pytest.raises(AssertionError, match="it writes elsewhere"):
+            refused_or_read(write)
+    refused_or_read(lambda: (tmp_path / "own").mkdir())
+    assert "beside" not in listed(tmp_path.parent)
+
+    def hang() -> None:
+        watched.AT_ALL = 1
+        refused_or_read(lambda: time.sleep(600))
+
+    child = os.fork()
+    if child == 0:
+        hang()
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 1

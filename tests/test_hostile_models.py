@@ -1,19 +1,36 @@
-"""Model folders from outside, whatever they hold: loaded, or refused by a UserError; no code of theirs runs."""
+"""Model folders and checkpoints from outside, whatever they hold: loaded, or refused by a UserError; no code of theirs
+runs."""
 
 import json
+import pickle
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_hostile import EXAMPLES, Payload, fuzz, mangled, refused_or_read, twisted
+from test_hostile import EXAMPLES, Payload, fuzz, mangled, twisted
 from tiny import wan
+from watched import refused_or_read
 
+from pdmd import shard_files
+from pdmd import state as states
+from pdmd.cli import main
+from pdmd.config import make_config
+from pdmd.embeddings import encoder_class
 from pdmd.errors import UserError
+from pdmd.files import SUMS, write_sums
+from pdmd.run import Run
 from pdmd.sample import load_model
+from pdmd.shard_reader import Reader
+from pdmd.teachers import load_teacher
 
+pytestmark = [
+    pytest.mark.fault("a hostile model's folder or checkpoint, by hypothesis"),
+    pytest.mark.usefixtures("nothing_outside"),
+]
 #: Loading takes its time: fewer of them.
 loaded = settings(fuzz, max_examples=max(5, EXAMPLES // 20))
 
@@ -60,6 +77,7 @@ def test_weights(pipeline, tmp_path, data) -> None:
 
 
 @pytest.mark.parametrize("part", ["transformer", "vae", "text_encoder"])
+@pytest.mark.fault("code in a model's folder or a checkpoint")
 def test_a_pickle_that_would_run_code_is_refused(pipeline, tmp_path, part: str) -> None:
     folder, marker = copied(pipeline, tmp_path / "wan"), tmp_path / "ran"
     (weights,) = (folder / part).glob("*.safetensors")
@@ -71,13 +89,108 @@ def test_a_pickle_that_would_run_code_is_refused(pipeline, tmp_path, part: str) 
     assert not marker.exists()
 
 
-def test_code_beside_a_pipeline_is_not_run(pipeline, tmp_path) -> None:
-    """diffusers loads a class from a file of the folder where it trusts it."""
+@pytest.mark.parametrize("part", ["transformer", "text_encoder", "tokenizer"])
+@pytest.mark.parametrize("kept", [False, True], ids=["to sample", "to train"])
+@pytest.mark.fault("code in a model's folder or a checkpoint")
+def test_code_beside_a_pipeline_is_not_run(pipeline, tmp_path, part: str, kept: bool, monkeypatch) -> None:
+    """diffusers loads a class from a file of the folder where it trusts it, and from any module that can be imported;
+    to train, prompts' embeddings are kept, and the text encoder is loaded by itself."""
     folder, marker = copied(pipeline, tmp_path / "wan"), tmp_path / "ran"
-    (folder / "transformer" / "own.py").write_text(f"open({str(marker)!r}, 'w')\n")
+    (folder / part / "own.py").write_text(f"open({str(marker)!r}, 'w')\n")
     (folder / "own.py").write_text(f"open({str(marker)!r}, 'w')\n")
+    monkeypatch.syspath_prepend(folder)
     index = json.loads((pipeline / "model_index.json").read_text())
-    replaced(folder / "model_index.json", json.dumps(index | {"transformer": ["own", "Own"]}).encode())
-    with pytest.raises(UserError, match="cannot load"):
-        load_model(str(folder))
+    replaced(folder / "model_index.json", json.dumps(index | {part: ["own", "Own"]}).encode())
+    with pytest.raises(UserError, match=f"its {part} is of no class of diffusers or transformers"):
+        load_teacher(str(folder), embeddings=tmp_path / "kept" if kept else None).encode(["a cross"])
+    with pytest.raises(UserError, match="no model of transformers"):
+        encoder_class(folder / "model_index.json" if part == "text_encoder" else folder / "gone.json")
     assert not marker.exists()
+
+
+@pytest.mark.fault("code in a model's folder or a checkpoint")
+def test_a_pickle_in_a_text_encoder_loaded_by_itself_is_refused(pipeline, tmp_path) -> None:
+    folder, marker = copied(pipeline, tmp_path / "wan"), tmp_path / "ran"
+    teacher = load_teacher(str(folder), embeddings=tmp_path / "kept")
+    (folder / "text_encoder" / "model.safetensors").unlink()
+    torch.save({"w": Payload(marker)}, folder / "text_encoder" / "pytorch_model.bin")
+    with pytest.raises(UserError, match=r"cannot load .*text_encoder"):
+        teacher.encode(["a cross"])
+    assert not marker.exists()
+
+
+CONFIG = make_config("few-step", "mixture", None, ("generator_steps=2", "batch=4", "prompt_count=4", "probe_every=0"))
+
+
+def begun() -> states.State:
+    return states.begin(load_teacher("mixture"), CONFIG, CONFIG.plan())
+
+
+def shared_out(folder: Path, **settings: object) -> Path:
+    """A folder as many processes write one, written by this one; `settings` of its optimiser are replaced."""
+    import torch.distributed.checkpoint as dcp
+
+    content = shard_files._content(begun(), True)
+    content["expert_optimizer"]["param_groups"][0].update(settings)
+    dcp.save(content, checkpoint_id=folder, no_dist=True)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory) -> Path:
+    return shared_out(tmp_path_factory.mktemp("checkpoint") / "step-000001", lr=0.25)
+
+
+def test_a_checkpoint_of_many_processes_loads(checkpoint) -> None:
+    state = begun()
+    shard_files.load(state, checkpoint)
+    assert state.expert.optimizer.param_groups[0]["lr"] == 0.25
+
+
+@pytest.mark.parametrize("where", ["metadata", "entry"])
+@pytest.mark.fault("code in a model's folder or a checkpoint")
+def test_a_checkpoint_that_would_run_code_is_refused(checkpoint, tmp_path, where: str, monkeypatch, capsys) -> None:
+    """torch's own reader runs it, so that the refusal means something."""
+    import torch.distributed.checkpoint as dcp
+
+    marker, run = tmp_path / "ran", Run.create(tmp_path / "run", CONFIG)
+    run.close()
+    folder = run.checkpoints / "step-000001"
+    if where == "metadata":
+        shutil.copytree(checkpoint, folder)
+        (folder / ".metadata").write_bytes(pickle.dumps(Payload(marker)))
+        with pytest.raises(Exception):  # noqa: B017, PT011 - it is no metadata, once it has run
+            dcp.FileSystemReader(folder).read_metadata()
+    else:
+        shared_out(folder, lr=Payload(marker))
+        dcp.load(shard_files._content(begun(), True), checkpoint_id=folder, no_dist=True)
+    assert marker.exists()
+    marker.unlink()
+    write_sums(folder / SUMS, *sorted(path.name for path in folder.iterdir()))
+    monkeypatch.setattr(sys, "argv", ["pdmd", "train", "--resume", "--out", str(run.folder)])
+    with pytest.raises(SystemExit) as stop:
+        main()
+    assert stop.value.code == 2
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("pdmd: ")]
+    assert "names pathlib.Path" in line if where == "metadata" else "lr is more than numbers and tensors" in line
+    assert not marker.exists()
+
+
+@loaded
+@given(data=st.data())
+def test_metadata(checkpoint, tmp_path, data) -> None:
+    folder = copied(checkpoint, tmp_path / "step-000001")
+    replaced(folder / ".metadata", data.draw(mangled((checkpoint / ".metadata").read_bytes())))
+    refused_or_read(lambda: shard_files.load(begun(), folder))
+
+
+@pytest.mark.fault("code in a model's folder or a checkpoint")
+def test_a_checkpoint_names_no_file_elsewhere(checkpoint, tmp_path) -> None:
+    import torch.distributed.checkpoint as dcp
+
+    metadata = dcp.FileSystemReader(checkpoint).read_metadata()
+    for place in metadata.storage_data.values():
+        place.relative_path = f"../{place.relative_path}"
+    (tmp_path / ".metadata").write_bytes(pickle.dumps(metadata))
+    with pytest.raises(ValueError, match="not beside it"):
+        Reader(tmp_path).read_metadata()

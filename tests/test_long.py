@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pytest
 from forked import DONE, Process
 from tried import tell
 
@@ -21,6 +22,7 @@ from pdmd.sample import load_model
 from pdmd.sprites import grammar
 from pdmd.train import prepare, train
 
+pytestmark = pytest.mark.fault("a long run: memory, open files, logs")
 STEPS = int(os.environ.get("PDMD_STEPS", "100"))
 CLIPS = int(os.environ.get("PDMD_CLIPS", "40"))
 GROWTH = 0.02  # of the memory, at most
@@ -45,7 +47,7 @@ def flat(work: Callable[[Callable[[], None]], object], tmp_path: Path) -> None:
     seen = np.array(json.loads((tmp_path / "seen").read_text()))
     fifth = len(seen) // 5
     (pages, files), (last_pages, last_files) = (part.max(0) for part in (seen[fifth : 2 * fifth], seen[-fifth:]))
-    tell(calls=len(seen), growth=float(last_pages / pages - 1), files=int(files), last_files=int(last_files))
+    tell(trials=len(seen), growth=float(last_pages / pages - 1), files=int(files), last_files=int(last_files))
     assert last_pages < (1 + GROWTH) * pages
     assert last_files <= files + SPARE
 

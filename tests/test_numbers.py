@@ -23,6 +23,7 @@ from pdmd.teachers.mixture import Mixture
 from pdmd.teachers.pipeline import PipelineTeacher
 from pdmd.train import prepare, train
 
+pytestmark = pytest.mark.fault("a number that is not finite")
 SHORT = ("generator_steps=6", "batch=4", "pool=8", "checkpoint_every=2", "probe_every=0", "fits=1", "prompt_count=8")
 
 

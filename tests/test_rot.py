@@ -20,6 +20,7 @@ from pdmd.run import Run
 from pdmd.sprites import encoder
 from pdmd.train import prepare, train
 
+pytestmark = pytest.mark.fault("a byte changed")
 FLIPS = int(os.environ.get("PDMD_EXAMPLES", "20"))  # of what is too long to try every byte of
 SHORT = ("generator_steps=4", "batch=4", "pool=8", "checkpoint_every=1", "probe_every=0", "keep=9", "prompt_count=8")
 
@@ -30,6 +31,7 @@ def flipped(content: bytes, at: int, bit: int = 0) -> bytes:
     return bytes(changed)
 
 
+@pytest.mark.fault("two processes in one folder")
 def test_a_folder_is_one_process_at_a_time_and_free_once_it_is_killed(tmp_path):
     def child(work) -> int:
         process = os.fork()
@@ -61,6 +63,7 @@ def test_a_folder_is_one_process_at_a_time_and_free_once_it_is_killed(tmp_path):
     claim(tmp_path).close()
 
 
+@pytest.mark.fault("two processes in one folder")
 def test_two_runs_in_one_folder_are_refused_and_leave_the_first_as_it_is(tmp_path):
     config = make_config("phased", "mixture", None, SHORT)
     first = Run.create(tmp_path / "run", config)
@@ -73,6 +76,7 @@ def test_two_runs_in_one_folder_are_refused_and_leave_the_first_as_it_is(tmp_pat
     assert (tmp_path / "run" / "config.json").read_bytes() == before
 
 
+@pytest.mark.fault("training killed")
 def test_a_run_killed_before_its_first_checkpoint_starts_again(tmp_path):
     config = make_config("phased", "mixture", None, (*SHORT, "probe_every=2"))
     task = prepare(config)

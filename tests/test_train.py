@@ -15,6 +15,7 @@ from pdmd import state as states
 from pdmd.cli import main
 from pdmd.config import make_config
 from pdmd.errors import UserError
+from pdmd.files import PART, SUMS
 from pdmd.run import Run
 from pdmd.sample import load_model
 from pdmd.starts import read_prompts
@@ -104,22 +105,26 @@ def test_pool_gives_the_samples_of_a_simulation(tmp_path):
     assert weights(run_once(tmp_path / "a", "pool=0")) != weights(run_once(tmp_path / "b"))
 
 
-def test_one_changed_byte_is_found_and_the_one_before_is_named(tmp_path):
+def test_one_changed_byte_is_found_and_the_one_before_is_named(tmp_path, monkeypatch, capsys):
     run = run_once(tmp_path / "run", stop_at=9)
     *_, before, newest = states.checkpoints(run.checkpoints)
     content = bytearray(newest.read_bytes())
     content[len(content) // 2] ^= 1
     newest.write_bytes(content)
-    with pytest.raises(Exception, match=f"{newest.name} is damaged.*{before.name}"):
+    with pytest.raises(UserError, match=f"{newest.name} is damaged.*{before.name}"):
         states.load(run.checkpoints)
     newest.write_bytes(content[: len(content) // 3])
-    with pytest.raises(Exception, match="is damaged"):
+    with pytest.raises(UserError, match="is damaged"):
         states.load(run.checkpoints)
+    code, err = cli("train", "--resume", "--out", str(run.folder), monkeypatch=monkeypatch, capsys=capsys)
+    assert code == 2
+    assert f"{newest.name} is damaged" in err
+    assert "Traceback" not in err
 
 
 def test_not_finite_stops_with_step_phase_and_checkpoint(tmp_path):
     run = Run.create(tmp_path / "run", make_config("phased", "mixture", None, (*SHORT, "fake_lr=1e9", "lr=1e9")))
-    with pytest.raises(Exception, match=r"not finite at step \d+, phase \d; .*checkpoint"):
+    with pytest.raises(UserError, match=r"not finite at step \d+, phase \d; .*checkpoint"):
         train(run, prepare(run.config), False, lambda *_: None, lambda text: None)
 
 
@@ -180,18 +185,46 @@ def test_bad_input_is_one_line_exit_2_and_leaves_nothing(case, tmp_path, monkeyp
     assert sorted(p.relative_to(tmp_path) for p in tmp_path.rglob("*")) == before
 
 
-def test_full_disk_keeps_the_good_checkpoint(tmp_path, monkeypatch):
+def test_full_disk_keeps_the_good_checkpoint(tmp_path, monkeypatch, capsys):
     run = run_once(tmp_path / "run", stop_at=5)
     good = states.checkpoints(run.checkpoints)[-1].read_bytes()
+    there, sync = [], os.fsync
 
     def full(descriptor):
-        raise OSError(28, "No space left on device")
+        there.extend(run.checkpoints.rglob(PART))
+        if there:
+            raise OSError(28, "No space left on device")
+        sync(descriptor)
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(Exception, match=r"No space left|no space left"):
-        train(Run.reopen(run.folder), prepare(run.config), True, lambda *_: None, lambda text: None)
+    code, err = cli("train", "--resume", "--out", str(run.folder), monkeypatch=monkeypatch, capsys=capsys)
+    assert code == 2
+    assert "No space left on device; make room and use --resume" in err.splitlines()[-1]
     assert states.checkpoints(run.checkpoints)[-1].read_bytes() == good
-    assert not list(run.folder.rglob("*.tmp"))
+    assert there  # a file was half-written
+    assert not list(run.folder.rglob(PART))
+
+
+def test_one_changed_byte_of_a_student_is_found_and_its_file_named(tmp_path):
+    run = run_once(tmp_path / "run")
+    listing = run.student / SUMS
+    listed = [line.split("  ")[1] for line in listing.read_text().splitlines()]
+    assert listed == ["expert_0.safetensors", "expert_1.safetensors", "student.json"]
+    for name in listed:
+        whole = (run.student / name).read_bytes()
+        (run.student / name).write_bytes(whole[:-2] + bytes([whole[-2] ^ 1]) + whole[-1:])
+        with pytest.raises(UserError, match=f"{name} is damaged"):
+            load_model(str(run.folder))
+        (run.student / name).write_bytes(whole)
+    (run.student / "README.md").write_text("mine")
+    load_model(str(run.folder))
+    stated = listing.read_bytes()
+    for at in range(len(stated)):
+        listing.write_bytes(stated[:at] + bytes([stated[at] ^ 1]) + stated[at + 1 :])
+        with pytest.raises(UserError, match="is damaged"):
+            load_model(str(run.folder))
+    listing.unlink()
+    load_model(str(run.folder))  # other tools write none
 
 
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
@@ -208,3 +241,26 @@ def test_interrupt_saves_and_exits_130(tmp_path, name):
     assert process.returncode == 130, err
     assert "--resume" in err
     assert states.load(run / "checkpoints")["step"] >= 4
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_while_a_run_starts_or_its_student_is_written_is_one_line(tmp_path, number, monkeypatch, capsys):
+    def killed(*_: object) -> None:
+        os.kill(os.getpid(), number)
+        time.sleep(10)
+
+    settings = [part for text in SHORT for part in ("--set", text)]
+    command, run = ["train", "--teacher", "mixture", *settings, "--out", str(tmp_path / "run")], tmp_path / "run"
+    with monkeypatch.context() as patch:
+        patch.setattr("pdmd.train.prepare", killed)
+        assert cli(*command, monkeypatch=patch, capsys=capsys) == (130, "pdmd: interrupted")
+        assert not run.exists()
+    line = f"interrupted; go on with: pdmd train --resume --out {run}"
+    for name, part in (("states.begin", command), ("finish", ["train", "--resume", "--out", str(run)])):
+        with monkeypatch.context() as patch:
+            patch.setattr(f"pdmd.train.{name}", killed)
+            code, err = cli(*part, monkeypatch=patch, capsys=capsys)
+        assert (code, err.splitlines()[-1]) == (130, line)
+        assert not (run / "student").exists()
+    assert cli("train", "--resume", "--out", str(run), monkeypatch=monkeypatch, capsys=capsys)[0] == 0
+    assert (run / "student").is_dir()

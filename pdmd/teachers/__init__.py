@@ -14,8 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from pdmd.errors import UserError
-from pdmd.files import SUMS, check_sums
+from pdmd.files import SUMS, check_seal, check_sums
 
+#: The model card in a student's folder, which may be edited.
+CARD = "README.md"
 #: A teacher's weight w of guidance: one number, or one for each of its experts.
 Weights = float | Sequence[float]
 C = TypeVar("C", bound="Cond")
@@ -195,8 +197,9 @@ def route(described: Any) -> tuple[list[float], list[int]]:
 def load_student(folder: Path, count: int) -> tuple[Teacher, list[nn.Module], dict[str, Any]]:
     """A student's teacher, its `count` experts and its identity, from what `save_student` wrote.
 
-    Raises UserError for what cannot be loaded.
+    Raises UserError for what cannot be loaded, and for files that are not those of its checksums, where it has any.
     """
+    check_seal(folder)
     if (folder / "expert_0.safetensors").is_file():
         from pdmd.teachers import mixture
 

@@ -22,7 +22,7 @@ from torch import nn
 
 from pdmd.embeddings import Embeddings
 from pdmd.errors import UserError, first_line
-from pdmd.files import parse_json
+from pdmd.files import check_seal, parse_json
 from pdmd.teachers import Compute, Weights, load_teacher
 from pdmd.teachers.lora import plain
 from pdmd.teachers.pipeline import PipelineTeacher, folder_sha256
@@ -38,6 +38,9 @@ FAMILIES: dict[str, type[PipelineTeacher]] = {
     "WanImageToVideoPipeline": WanI2V,
     "QwenImagePipeline": QwenImage,
 }
+
+#: Where the parts of a pipeline come from. diffusers imports whatever module model_index.json names.
+LIBRARIES = ("diffusers", "transformers")
 
 #: What the hub answers, in a line each; the more special error first.
 HUB_ERRORS: dict[type[Exception], str] = {
@@ -56,11 +59,15 @@ def load(
     guidance: Weights | None = None,
     embeddings: Path | None = None,
     compute: Compute | None = None,
+    checked: bool = False,
 ) -> PipelineTeacher:
     """A teacher from a folder or a hub id; where `embeddings` names a folder, prompt embeddings are kept in it.
-    A student's folder is a teacher with all its experts. Raises UserError for what is no pipeline, of no family known
+    A student's folder is a teacher with all its experts, its checksums those that it states unless it is `checked`
+    already. Raises UserError for what is no pipeline, of no family known
     here, or damaged."""
     described = read_student(Path(spec))
+    if described and not checked:
+        check_seal(Path(spec))
     if described and "lora" in described:
         return _merged(Path(spec), described, guidance, embeddings, compute)
     index = find_index(spec)
@@ -70,6 +77,7 @@ def load(
             f"{spec} is a {kind}, which is not supported: known are {', '.join(FAMILIES)}; "
             "docs/families.md says how to add one"
         )
+    check_parts(index)
     family = FAMILIES[kind]
     for library in (diffusers.utils.logging, transformers.utils.logging):
         library.disable_progress_bar()  # loading's bars; ours are for work that takes time
@@ -168,12 +176,21 @@ def class_name(index: Path) -> str:
         raise UserError(f"{index} is damaged: it names no pipeline class") from None
 
 
+def check_parts(index: Path) -> None:
+    """Raises UserError where model_index.json takes a part from elsewhere than LIBRARIES: to load it would run the code
+    there."""
+    for part, named in parse_json(index.read_bytes()).items():
+        if isinstance(named, list) and (len(named) != 2 or named[0] not in (None, *LIBRARIES)):
+            raise UserError(f"{index}: its {part} is of no class of {' or '.join(LIBRARIES)}")
+
+
 def load_student(folder: Path, count: int) -> tuple[PipelineTeacher, list[nn.Module], dict[str, Any]]:
-    """A student's pipeline, its `count` experts and its identity, from what `save_student` wrote."""
+    """A student's pipeline, its `count` experts and its identity, from what `save_student` wrote and `check_seal` has
+    found whole."""
     described = read_student(folder)
     if described and "lora" in described:
         own = _base(folder, described)
         identity = own.identity() | {"path": str(folder), "sha256": folder_sha256(folder)}
         return own, attach(own, folder, described), identity | {"kind": "student"}
-    own = load(folder)
+    own = load(folder, checked=True)
     return own, own.experts, own.identity() | {"kind": "student"}

@@ -21,7 +21,7 @@ from torch import nn
 from pdmd.errors import UserError, first_line
 from pdmd.files import parse_json
 from pdmd.flow import shift_of
-from pdmd.teachers import Lora, route
+from pdmd.teachers import CARD, Lora, route
 from pdmd.teachers.card import card
 from pdmd.teachers.lora import adapt
 from pdmd.teachers.pipeline import PipelineTeacher
@@ -63,7 +63,7 @@ def save_pipeline(
     settings = asdict(student_settings(teacher.settings, grid))
     (to / SETTINGS_FILE).write_text(json.dumps(settings, indent=1) + "\n")
     _describe(teacher, grid, steps, to)
-    (to / "README.md").write_text(card(teacher, grid, bounds, "pipeline" if stock else "beside"), encoding="utf-8")
+    (to / CARD).write_text(card(teacher, grid, bounds, "pipeline" if stock else "beside"), encoding="utf-8")
 
 
 def save_lora(
@@ -96,7 +96,7 @@ def save_lora(
                 tensors[f"{prefix}{path}.lora_B.weight"] = b.cpu().contiguous()
             save_file(tensors, to / f"expert_{k + 1}{suffix}.safetensors", metadata=metadata)
     _describe(teacher, grid, steps, to, {"base": teacher.spec, "files": files, "on": on})
-    (to / "README.md").write_text(card(teacher, grid, bounds, "lora"), encoding="utf-8")
+    (to / CARD).write_text(card(teacher, grid, bounds, "lora"), encoding="utf-8")
 
 
 def _describe(

@@ -21,7 +21,10 @@ from pdmd.benchmark.motion import Motion
 from pdmd.benchmark.run import score_folder
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here")
+pytestmark = [
+    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here; install Debian's package chromium"),
+    pytest.mark.fault("hostile text on a page"),
+]
 HELD = 5  # of the attacks, that a policy holds
 RAN = "document.documentElement.setAttribute('data-ran', 1)"
 

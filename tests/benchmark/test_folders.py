@@ -58,6 +58,7 @@ def trained(folder: Path, task) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in student.iterdir()}
 
 
+@pytest.mark.fault("a folder that may not be written")
 def test_a_folder_that_may_not_be_written_is_one_line(task, clips, small_disk, tmp_path, monkeypatch, capsys):
     trained(tmp_path / "run", task)
     (result,) = run_suite(get_suite("motion"), [], tmp_path / "bench", media=[clips], domain="sprites", quiet=True)
@@ -84,6 +85,7 @@ def test_a_folder_that_may_not_be_written_is_one_line(task, clips, small_disk, t
     assert sorted(small_disk.rglob("*")) == there
 
 
+@pytest.mark.fault("a folder on another device")
 def test_a_folder_on_another_device_is_as_good(task, make_renderer, tmp_path):
     shm = Path("/dev/shm")
     if not os.access(shm, os.W_OK) or shm.stat().st_dev == tmp_path.stat().st_dev:
@@ -99,6 +101,7 @@ def test_a_folder_on_another_device_is_as_good(task, make_renderer, tmp_path):
         assert made[0] == made[1]
 
 
+@pytest.mark.fault("a clock set back")
 def test_a_clock_that_is_set_back_changes_nothing(task, tmp_path, monkeypatch):
     whole = trained(tmp_path / "whole", task)
     backwards = itertools.count(4e9, -1e5)
@@ -116,12 +119,14 @@ def test_a_clock_that_is_set_back_changes_nothing(task, tmp_path, monkeypatch):
     assert {path.name: path.read_bytes() for path in student.iterdir()} == whole
 
 
+@pytest.mark.fault("two processes in one folder")
 def test_two_benchmarks_in_one_folder_are_refused(clips, tmp_path):
     with claim(tmp_path / "out" / clips.name), pytest.raises(UserError, match="another process is at work"):
         run_suite(get_suite("motion"), [], tmp_path / "out", media=[clips], quiet=True)
     assert [path.name for path in (tmp_path / "out").rglob("*") if path.is_file()] == [".lock"]
 
 
+@pytest.mark.fault("too little memory")
 def test_more_than_the_memory_holds_is_one_line(task, tmp_path, monkeypatch):
     settings = [part for text in (*SHORT, "batch=1000000000") for part in ("--set", text)]
 

@@ -85,33 +85,40 @@ def measured(folder: Path):
     return json.dumps(result), {name: content for name, content in files.items() if "report" not in name.name}
 
 
+@pytest.mark.fault("training killed")
 def test_a_training_killed_anywhere_ends_in_the_same_weights(training, tmp_path):
     torture(training, loads, tmp_path, trained)
 
 
+@pytest.mark.fault("benchmark killed")
 def test_a_benchmark_killed_anywhere_ends_in_the_same_result(measuring, tmp_path):
     torture(measuring, lambda folder: None, tmp_path, measured)
 
 
+@pytest.mark.fault("benchmark of two processes killed")
 def test_a_benchmark_of_two_processes_killed_anywhere_ends_in_the_same_result(measuring, tmp_path):
     """Killed, too, while one of them joins what both have made."""
     torture(lambda folder: measuring(folder, 2), lambda folder: None, tmp_path, measured)
 
 
+@pytest.mark.fault("more processes than cores")
 def test_more_processes_than_cores_or_samples_make_the_same_result(measuring, tmp_path):
     for name, count in (("one", 1), ("many", 4 * (os.cpu_count() or 1) + 1)):
         assert Process(lambda name=name, count=count: measuring(tmp_path / name, count)).end() == DONE
     assert measured(tmp_path / "many") == measured(tmp_path / "one")
 
 
+@pytest.mark.fault("training on a full disk")
 def test_a_training_on_a_disk_that_fills_anywhere_ends_in_the_same_weights(training, tmp_path, small_disk):
     starve(training, loads, tmp_path, small_disk, trained)
 
 
+@pytest.mark.fault("benchmark on a full disk")
 def test_a_benchmark_on_a_disk_that_fills_anywhere_ends_in_the_same_result(measuring, tmp_path, small_disk):
     starve(measuring, lambda folder: None, tmp_path, small_disk, measured)
 
 
+@pytest.mark.fault("training on a full disk")
 def test_a_checkpoint_that_finds_no_room_says_so(tmp_path):
     """Where no disk may be mounted: a file may grow to 100,000 bytes, which no checkpoint fits into."""
     task = prepare(CONFIG)
