@@ -15,7 +15,7 @@ import pytest
 import torch
 import torchvision
 
-from pdmd.benchmark import diversity, media, metrics, report, result, score
+from pdmd.benchmark import diversity, media, metrics, report, result, score, stats
 from pdmd.benchmark.diversity import Diversity
 from pdmd.benchmark.generate import generate
 from pdmd.benchmark.pairs import similarity
@@ -94,10 +94,10 @@ def test_every_file_is_there_and_the_numbers_agree(ran) -> None:
     for metric in made.metrics:
         assert (metric.n, metric.missing) == (4, 0)
         assert metric.value == pytest.approx(prompts[metric.name].mean())
-        spread = prompts[metric.name].std() / 2 * 3.182446  # t, 3 degrees of freedom
         if metric.name == "lpips":
-            assert metric.interval.low == pytest.approx(max(0, metric.value - spread))
-            assert metric.interval.high == pytest.approx(metric.value + spread)
+            own = stats.hall_interval(prompts["lpips"])
+            assert metric.interval.low == pytest.approx(max(0, own.low))
+            assert metric.interval.high == pytest.approx(own.high)
     assert set(items["fidelity"]) == {1.0}
     first = items[items["id"] == "d00"]
     stated = grammar.parse(load_prompts(SUITE, "sprites").prompts[0].text)
