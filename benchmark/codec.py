@@ -4,7 +4,7 @@
 
 writes OUT/README.md. The same clips, of the motion suite's first prompts, are written as H.264 and without loss, and
 measured from the files; the lossless ones read back as rendered, which is checked. For scale, the same at two other
-qualities.
+qualities. The metrics of diversity are of as many clips, eight of each of the diversity suite's first prompts.
 """
 
 from __future__ import annotations
@@ -20,25 +20,31 @@ import numpy as np
 from pdmd.files import write_text
 from pdmd.sprites import grammar, world
 
-from . import stats
+from . import frechet, stats
+from .diversity import Diversity, read_images
 from .features.dis import Dis
+from .features.sprites import SpritesEncoder
 from .generate import Sample
 from .media import CODEC, LOSSLESS, Codec, codec_record, read_video, write_video
 from .motion import Clip, score_clip
+from .pairs import sprites_metrics
 from .provenance import commit_text
 from .report import grid
-from .score import Media
+from .result import Metric
+from .score import Item, Media, PromptScore
 from .suites import Prompt, get_suite, load_prompts
 
 CLIPS = 48
 QUALITIES = (LOSSLESS, CODEC, replace(CODEC, crf=18), replace(CODEC, crf=23))
-METRICS = ("fidelity", "optical_flow_dis", "dynamic_degree_dis")
+OF_CLIPS = ("fidelity", "optical_flow_dis", "dynamic_degree_dis")
+OF_PROMPTS = ("sprites_similarity", "sprites_distance", "factor_diversity")
+METRICS = (*OF_CLIPS, frechet.NAME, *OF_PROMPTS)
 
 
 @dataclass(frozen=True)
 class Row:
-    """One metric after one codec: its mean, its change against lossless clip by clip with an interval, and on how
-    many clips it is another number."""
+    """One metric after one codec: its mean, its change against lossless with an interval, clip by clip or prompt by
+    prompt, and on how many of these n it is another number."""
 
     metric: str
     codec: Codec
@@ -46,44 +52,75 @@ class Row:
     change: float
     interval: stats.Interval | None
     changed: int
+    n: int
 
 
-def measure(prompts: Sequence[Prompt], codec: Codec, folder: Path) -> list[Clip]:
+def write(prompt: Prompt, seed: int, codec: Codec, folder: Path) -> Sample:
+    """A prompt's render from a seed, after a codec."""
+    video = world.render(world.sample_scene(np.random.default_rng(seed), grammar.parse(prompt.text)))
+    sample = Sample(prompt.id, prompt.text, seed, f"{prompt.id}-{seed}{codec.suffix}")
+    write_video(folder / sample.file, video, world.FPS, codec)
+    if codec == LOSSLESS and not np.array_equal(read_video(folder / sample.file).frames, video):
+        raise ValueError(f"{sample.file} did not come back as it was rendered")
+    return sample
+
+
+def measure(prompts: Sequence[Prompt], codec: Codec, folder: Path, encoder: SpritesEncoder) -> list[Clip]:
     """The prompts' renders, each from the seed of its number, after a codec."""
     media = Media(folder, folder, "motion", "render", "sprites", ())
-    clips = []
+    samples = (write(prompt, prompt.number, codec, folder) for prompt in prompts)
+    return [score_clip(media, sample, Dis(), encoder=encoder) for sample in samples]
+
+
+def measure_prompts(
+    prompts: Sequence[Prompt], codec: Codec, folder: Path, encoder: SpritesEncoder
+) -> list[PromptScore]:
+    """The prompts' renders from all their seeds, after a codec, as `pdmd bench --suite diversity --clips` measures."""
+    media = Media(folder, folder, "diversity", "render", "sprites", (), clips=True)
+    suite, scorer, found = get_suite("diversity"), Diversity(sprites_metrics(encoder)), list[PromptScore]()
     for prompt in prompts:
-        rng = np.random.default_rng(prompt.number)
-        video = world.render(world.sample_scene(rng, grammar.parse(prompt.text)))
-        sample = Sample(prompt.id, prompt.text, prompt.number, f"{prompt.id}{codec.suffix}")
-        write_video(folder / sample.file, video, world.FPS, codec)
-        if codec == LOSSLESS and not np.array_equal(read_video(folder / sample.file).frames, video):
-            raise ValueError(f"{sample.file} did not come back as it was rendered")
-        clips.append(score_clip(media, sample, Dis()))
-    return clips
+        samples = [write(prompt, seed, codec, folder) for seed in suite.seeds_of(prompt)]
+        found.append(scorer.score_prompt(media, len(samples), read_images(media, None, samples)))
+    return found
 
 
-def compare(codec: Codec, clips: Sequence[Clip], lossless: Sequence[Clip]) -> list[Row]:
-    """A row a metric, of the same clips after a codec and without loss."""
+def compare(
+    codec: Codec, names: Sequence[str], lossy: Sequence[Item | PromptScore], lossless: Sequence[Item | PromptScore]
+) -> list[Row]:
+    """A row a metric, of the same clips or prompts after a codec and without loss."""
     rows = []
-    for name in METRICS:
-        after, before = (np.array([clip.values[name] for clip in group]) for group in (clips, lossless))
+    for name in names:
+        after, before = (np.array([one.values[name] for one in group]) for group in (lossy, lossless))
         interval = stats.t_interval(list(after - before)) if (after != before).any() else None
-        rows.append(Row(name, codec, after.mean(), (after - before).mean(), interval, int((after != before).sum())))
+        changed = int((after != before).sum())
+        rows.append(Row(name, codec, after.mean(), (after - before).mean(), interval, changed, len(after)))
     return rows
 
 
-def table(rows: Sequence[Row], n: int) -> str:
+def compare_sets(codec: Codec, lossy: Sequence[Clip], lossless: Sequence[Clip]) -> Row:
+    """frechet_sprites of the clips after a codec, the same clips without loss being the base."""
+    after, before = (
+        {clip.id: {clip.seed: clip.embedding} for clip in group if clip.embedding is not None}
+        for group in (lossy, lossless)
+    )
+    made = frechet.measure(after, before, len(lossy), "lossless", "")
+    assert isinstance(made, Metric), made.reason
+    changed = sum(not np.array_equal(x, before[key][seed]) for key in after for seed, x in after[key].items())
+    return Row(frechet.NAME, codec, made.value, made.value, made.interval, changed, len(lossy))
+
+
+def table(rows: Sequence[Row]) -> str:
     """The rows as Markdown."""
     lines = []
     for r in rows:
         name = "lossless" if r.codec == LOSSLESS else f"H.264, crf {r.codec.crf}"
         span = f" ({r.interval.low:+.4f} to {r.interval.high:+.4f})" if r.interval else ""
         change = "–" if r.codec == LOSSLESS else f"{r.change:+.4f}{span}"
-        relative = "–" if r.codec == LOSSLESS else f"{r.change / (r.mean - r.change):+.1%}"
-        changed = "–" if r.codec == LOSSLESS else f"{r.changed} of {n}"
+        nothing = r.codec == LOSSLESS or r.mean == r.change  # a distance is 0 without loss
+        relative = "–" if nothing else f"{r.change / (r.mean - r.change):+.1%}"
+        changed = "–" if r.codec == LOSSLESS else f"{r.changed} of {r.n}"
         lines.append((r.metric, name, f"{r.mean:.4f}", change, relative, changed))
-    head = "metric", "written as", "mean", "against lossless (95 % interval)", "relative", "clips that changed"
+    head = "metric", "written as", "mean", "against lossless (95 % interval)", "relative", "changed"
     return grid(head, lines)
 
 
@@ -93,29 +130,38 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--clips", type=int, default=CLIPS)
     parser.add_argument("--out", type=Path, default=Path("reports/codec"))
     args = parser.parse_args(arguments)
-    if args.clips < 2:
-        parser.error("--clips starts at 2")
-    prompts = load_prompts(get_suite("motion"), "sprites").prompts[: args.clips]
+    motion, diversity = get_suite("motion"), get_suite("diversity")
+    seeds = len(diversity.seeds)
+    if args.clips < 2 * seeds:
+        parser.error(f"--clips starts at {2 * seeds}")
+    prompts = load_prompts(motion, "sprites").prompts[: args.clips]
+    several = load_prompts(diversity, "sprites").prompts[: args.clips // seeds]
+    encoder, rows = SpritesEncoder(), list[Row]()
     with tempfile.TemporaryDirectory() as folder:
-        measured = [measure(prompts, codec, Path(folder)) for codec in QUALITIES]
-    rows = [row for codec, clips in zip(QUALITIES, measured, strict=True) for row in compare(codec, clips, measured[0])]
+        clips = [measure(prompts, codec, Path(folder), encoder) for codec in QUALITIES]
+        groups = [measure_prompts(several, codec, Path(folder), encoder) for codec in QUALITIES]
+    for codec, one, group in zip(QUALITIES, clips, groups, strict=True):
+        rows += [*compare(codec, OF_CLIPS, one, clips[0]), compare_sets(codec, one, clips[0])]
+        rows += compare(codec, OF_PROMPTS, group, groups[0])
     rows.sort(key=lambda row: METRICS.index(row.metric))
     text = f"""# What the codec costs
 
 `python -m pdmd.benchmark.codec --clips {args.clips}`, commit {commit_text()}.
 n = {len(prompts)} clips of {world.FRAMES} frames, {world.SIZE} x {world.SIZE}, {world.FPS} frames a second: renders of
-the motion suite's first prompts, each from the seed of its number. The benchmark writes
+the motion suite's first prompts, each from the seed of its number. Of diversity, n = {len(several)} prompts of
+{seeds} such clips each. The benchmark writes
 `{codec_record(CODEC)}`,
 with `--lossless` `{codec_record(LOSSLESS)}`, which read back bit by bit.
 
-{table(rows, len(prompts))}
+{table(rows)}
 
-A change is the mean over clips of the metric after the codec minus that without loss, on the same clip; relative to
-the lossless mean. Flow is in pixels a frame, by
+A change is the mean over clips, or prompts, of the metric after the codec minus that without loss, on the same one;
+relative to the lossless mean. `{frechet.NAME}` is the distance of the clips after the codec from those without loss.
+Flow is in pixels a frame, by
 {Dis().label(world.SIZE, world.SIZE)}.
 """
     write_text(args.out / "README.md", text)
-    print(table(rows, len(prompts)))
+    print(table(rows))
 
 
 if __name__ == "__main__":

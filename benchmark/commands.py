@@ -49,7 +49,7 @@ def bench(
     dynamic_degree: Annotated[
         str, typer.Option(help="pdmd, or vbench: VBench's own class, slower, installed apart.")
     ] = "pdmd",
-    batch_size: Annotated[int, typer.Option(help="Samples made at once; changes results by roundings only.")] = 8,
+    batch_size: Annotated[int, typer.Option(help="Samples made at once; another number changes roundings.")] = 8,
     clips: Annotated[
         bool, typer.Option("--clips", help="For diversity: clips, not images; pairs are of their middle frames.")
     ] = False,

@@ -2,7 +2,7 @@
 
 Of clips, the middle frames are the images; what the reader sees, and what is set against the base model's, is the clip.
 The unit is the prompt, and all of its samples are needed: with one missing, the prompt is missing, and named.
-Memory holds the images of one prompt.
+Memory holds the images of one prompt, and of the next, which are read meanwhile.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from .features.sprites import SpritesEncoder
 from .generate import Sample
 from .pairs import NETWORKS, PairMetric, pair_metrics, sprites_metrics
 from .result import Metric, Missing, no_fidelity, summarise
-from .score import Item, Media, PromptScore, Scored, Track, fidelity
+from .score import Item, Media, PromptScore, Scored, Track, fidelity, overlapped
 
 #: How many values each factor of an image has.
 VALUES = {name: len(FACTORS[name]) for name in IMAGE_FACTORS}
@@ -75,7 +75,8 @@ class Diversity:
         for sample in media.samples:
             groups.setdefault(sample.id, []).append(sample)
         seeds = media.seeds or max(map(len, groups.values()), default=0)
-        one = (self.score_prompt(media, samples, seeds) for samples in groups.values())
+        read = partial(read_images, media, self.encoder)
+        one = overlapped(groups.values(), read, partial(self.score_prompt, media, seeds))
         prompts: list[PromptImages] = list(track(one, len(groups), self.names(media)))
         expected = media.prompts or len(groups)
         found, missing = self._summary(prompts, expected, seeds, media)
@@ -86,11 +87,10 @@ class Diversity:
         own = ["fidelity", "factor_diversity"] if media.domain == "sprites" else []
         return own + [pair.name for pair in self.pairs_of(media)]
 
-    def score_prompt(self, media: Media, samples: Sequence[Sample], seeds: int) -> PromptImages:
-        """Score one prompt of so many seeds; with a sample missing, no metric has a value."""
-        read = [read_image(media, sample, self.encoder) for sample in samples]
+    def score_prompt(self, media: Media, seeds: int, read: Sequence[tuple[Image, np.ndarray | None]]) -> PromptImages:
+        """Score one prompt of so many seeds, as read; with a sample missing, no metric has a value."""
         items, images = [item for item, _ in read], [image for _, image in read if image is not None]
-        prompt = PromptImages(samples[0].id, samples[0].prompt, items)
+        prompt = PromptImages(items[0].id, items[0].prompt, items)
         if problem := incomplete(items, seeds):
             prompt.problems = dict.fromkeys(self.names(media), problem)
             return prompt
@@ -149,6 +149,13 @@ def make(given: Mapping[str, Path], device: str = "cpu") -> Diversity:
     """The diversity scorer with every network whose weights are given or cached. Raises UserError for bad ones."""
     encoder = SpritesEncoder(device=device)
     return Diversity([*pair_metrics(given, device), *sprites_metrics(encoder)], encoder)
+
+
+def read_images(
+    media: Media, encoder: SpritesEncoder | None, samples: Sequence[Sample]
+) -> list[tuple[Image, np.ndarray | None]]:
+    """One prompt's samples, by `read_image`."""
+    return [read_image(media, sample, encoder) for sample in samples]
 
 
 def read_image(media: Media, sample: Sample, encoder: SpritesEncoder | None = None) -> tuple[Image, np.ndarray | None]:

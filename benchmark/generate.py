@@ -7,9 +7,10 @@ The folder of one model and suite:
     manifest.jsonl      all samples; gathered before the first is made and after the last
     generation.json     what made them: model, settings, prompt file
 
-Scoring reads these files and nothing else. A batch is a fixed slice of the suite's samples, whoever makes it and
-whatever is there already: a network's float32 sums may differ by a rounding with what shares their batch, and so a
-sample that is made again, or by another process, is the same to the last bit.
+Scoring reads these files and nothing else. A network's float32 sums differ by roundings with the size of their batch,
+and may with what shares it. So every batch has one size, the last one filled up, and is a fixed slice of the suite's
+samples, whoever makes it and whatever is there already: a sample that is made again, or by another process, is the same
+to the last bit. The size is part of what a sample is a function of: samples of another are made again, never mixed.
 """
 
 from __future__ import annotations
@@ -40,8 +41,8 @@ class Model(Protocol):
     """What the benchmark needs of a model.
 
     `identity` is JSON-able provenance: kind, path, sha256, steps, guidance, device. A sample's noise depends
-    on its seed alone, so that batch size and resume change nothing. Where it goes on from `first_frames`, its prompts
-    are `pdmd.teachers.Pictured`.
+    on its seed alone, so that another batch size changes roundings and nothing else. Where it goes on from
+    `first_frames`, its prompts are `pdmd.teachers.Pictured`.
     """
 
     @property
@@ -71,9 +72,11 @@ class Sample:
     identity: str | None = None
 
 
-def sample_identity(model: Model, prompt: Prompt, seed: int, frames: int | None, codec: Codec = CODEC) -> str:
+def sample_identity(
+    model: Model, prompt: Prompt, seed: int, frames: int | None, batch_size: int, codec: Codec = CODEC
+) -> str:
     """Hash of everything a sample is a function of: model, prompt, first frame, seed, settings."""
-    what = [model.identity, float(model.fps), prompt.id, prompt.text, seed, frames, codec_record(codec)]
+    what = [model.identity, float(model.fps), prompt.id, prompt.text, seed, frames, batch_size, codec_record(codec)]
     if prompt.first_frame:
         what.append(prompt.first_frame.sha256)
     return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()
@@ -97,13 +100,15 @@ def generate(
     Raises UserError where the disk refuses.
     """
     wanted = [
-        (p, seed, sample_identity(model, p, seed, suite.frames, codec))
+        (p, seed, sample_identity(model, p, seed, suite.frames, batch_size, codec))
         for p in prompts.prompts
         for seed in suite.seeds_of(p)
     ]
     keys, manifest = [key for _, _, key in wanted], out / "manifest.jsonl"
     if shard.rank == 0:
-        write_text(out / "generation.json", json.dumps(_record(suite, prompts, model, codec), indent=2) + "\n")
+        write_text(
+            out / "generation.json", json.dumps(_record(suite, prompts, model, batch_size, codec), indent=2) + "\n"
+        )
         for half_written in (out / "media").glob(PART):
             half_written.unlink()
         _gather(out, keys, lambda sample: _is_whole(out, sample))
@@ -114,10 +119,11 @@ def generate(
     total = len(kept) + sum(key not in kept for batch in mine for _, _, key in batch)
     progress(len(kept), total)
     for batch in mine:
-        videos = model.generate([_asked(p) for p, _, _ in batch], [seed for _, seed, _ in batch], suite.frames)
-        if videos.ndim != 5 or videos.dtype != np.uint8 or len(videos) != len(batch):
-            raise ValueError(f"{model.name} returned {videos.dtype} {videos.shape} for {len(batch)} prompts")
-        for (prompt, seed, key), video in zip(batch, videos, strict=True):
+        rows = batch + batch[-1:] * (batch_size - len(batch))  # the last batch too has the size of all
+        videos = model.generate([_asked(p) for p, _, _ in rows], [seed for _, seed, _ in rows], suite.frames)
+        if videos.ndim != 5 or videos.dtype != np.uint8 or len(videos) != batch_size:
+            raise ValueError(f"{model.name} returned {videos.dtype} {videos.shape} for {batch_size} prompts")
+        for (prompt, seed, key), video in zip(batch, videos, strict=False):
             if key not in kept:
                 kept[key] = _store(out, prompt, seed, key, video, model, codec)
                 _append(out / f"manifest-{shard.rank}.jsonl", _line(kept[key]))
@@ -232,7 +238,7 @@ def _append(path: Path, line: str) -> None:
         raise UserError(f"cannot write {path}: {error.strerror or error}") from None
 
 
-def _record(suite: Suite, prompts: PromptSet, model: Model, codec: Codec) -> dict[str, Any]:
+def _record(suite: Suite, prompts: PromptSet, model: Model, batch_size: int, codec: Codec) -> dict[str, Any]:
     """What generation.json says."""
     return {
         "suite": {
@@ -248,5 +254,6 @@ def _record(suite: Suite, prompts: PromptSet, model: Model, codec: Codec) -> dic
             "frames": suite.frames,
             "video": codec_record(codec),
             "image": "PNG",
+            "batch_size": batch_size,
         },
     } | first_frames_record(prompts)

@@ -1,6 +1,6 @@
 """The motion suites' numbers: optical flow and dynamic degree of each clip, fidelity beside them.
 
-A clip is scored on its own; memory holds one.
+A clip is scored on its own; memory holds one, and the next, which is read meanwhile.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +23,7 @@ from .features.sprites import SpritesEncoder
 from .generate import Sample
 from .media import Video, read_video
 from .result import KINDS, Metric, Missing, no_fidelity, summarise
-from .score import Item, Media, Scored, Track, fidelity
+from .score import Item, Media, Scored, Track, fidelity, overlapped
 
 if TYPE_CHECKING:
     from .features.vbench import VBench
@@ -63,7 +64,8 @@ class Motion:
         return {"flow": self.estimator.provenance()} | second | third
 
     def score(self, media: Media, track: Track) -> Scored:
-        one = (score_clip(media, sample, self.estimator, self.vbench, self.encoder) for sample in media.samples)
+        read = partial(read_clip, media, self.estimator, self.encoder)
+        one = overlapped(media.samples, read, partial(measure_clip, self.estimator, self.vbench))
         clips: list[Clip] = list(track(one, len(media.samples), metric_names(media, self.estimator)))
         expected = media.prompts * media.seeds or len(media.samples)
         found, missing = self._summary(clips, expected, media)
@@ -138,15 +140,27 @@ def score_clip(
     encoder: SpritesEncoder | None = None,
 ) -> Clip:
     """Score one clip."""
-    names = metric_names(media, estimator)
-    flow_name, dynamic_name = names[-2:]
+    return measure_clip(estimator, vbench, read_clip(media, estimator, encoder, sample))
+
+
+@dataclass
+class ReadClip:
+    """A clip as read: what it shows is known, its motion is not. Its file and frames, None where it cannot be read."""
+
+    clip: Clip
+    path: Path | None = None
+    video: Video | None = None
+
+
+def read_clip(media: Media, estimator: FlowEstimator, encoder: SpritesEncoder | None, sample: Sample) -> ReadClip:
+    """Read one clip, and what the embedded world's reader and encoder see in it."""
     clip = Clip(sample.id, sample.seed, sample.prompt, sample.file)
     try:
         path = media.file_of(sample)
         video = read_video(path)
     except UserError as error:
-        clip.problems = dict.fromkeys(names, str(error))
-        return clip
+        clip.problems = dict.fromkeys(metric_names(media, estimator), str(error))
+        return ReadClip(clip)
     clip.frames, clip.height, clip.width = video.frames.shape[:3]
     clip.fps, clip.estimator = str(video.fps or ""), estimator.label(clip.height, clip.width)
     if media.domain == "sprites":
@@ -157,10 +171,18 @@ def score_clip(
         except ValueError as error:
             clip.problems["fidelity"] = str(error)
         frechet.embed(clip, video.frames, encoder)
+    return ReadClip(clip, path, video)
+
+
+def measure_clip(estimator: FlowEstimator, vbench: VBench | None, read: ReadClip) -> Clip:
+    """The clip with its motion."""
+    clip, names = read.clip, [base + estimator.suffix for base in ("optical_flow", "dynamic_degree")]
+    if read.path is None or read.video is None:
+        return clip
     try:
-        _motion(clip, path, video, estimator, vbench, flow_name, dynamic_name)
+        _motion(clip, read.path, read.video, estimator, vbench, *names)
     except ValueError as error:
-        clip.problems |= {name: str(error) for name in (flow_name, dynamic_name) if name not in clip.values}
+        clip.problems |= {name: str(error) for name in names if name not in clip.values}
     return clip
 
 

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
@@ -23,6 +25,9 @@ from .generate import Sample
 from .media import Video, inside, read_video
 from .result import Metric, Missing
 
+T = TypeVar("T")
+R = TypeVar("R")
+M = TypeVar("M")
 #: Shows progress over an iterable of so many steps, in which the metrics named come about.
 Track = Callable[[Iterable[Any], int, Sequence[str]], Iterable[Any]]
 
@@ -134,6 +139,18 @@ class Scorer(Protocol):
 
     def draw(self, media: Media, scored: Scored) -> dict[str, str]:
         """Write the report's pictures into `media.out`; returns their captions by file name."""
+
+
+def overlapped(things: Iterable[T], read: Callable[[T], R], measure: Callable[[R], M]) -> Iterator[M]:
+    """measure(read(x)) of each thing, in order. The next one is read by a thread while this one is measured, so that
+    files are decoded while networks run; no more than these two are held. What `read` raises comes in its turn."""
+    todo = iter(things)
+    with ThreadPoolExecutor(max_workers=1) as thread:
+        coming = [thread.submit(read, x) for x in islice(todo, 1)]
+        while coming:
+            ready = coming.pop().result()
+            coming = [thread.submit(read, x) for x in islice(todo, 1)]
+            yield measure(ready)
 
 
 def fidelity(prompt: str, reading: reader.Reading, first_frame: str = "") -> float:

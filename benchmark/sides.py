@@ -20,7 +20,8 @@ from . import result
 from .paired import Pair
 from .result import Result
 
-#: What must agree, by name and place in generation.json; what a side does not state is left to items.csv.
+#: What must agree, by name and place in generation.json; what a side does not state is left to items.csv. The batch
+#: size, which changes samples by roundings alone, may differ.
 SETTINGS = {
     "suite version": ("suite", "version"),
     "prompt file's sha256": ("prompts", "sha256"),

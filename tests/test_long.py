@@ -14,12 +14,19 @@ from forked import DONE, Process
 from tried import tell
 
 from pdmd import run as runs
-from pdmd.benchmark.generate import generate
+from pdmd.benchmark.diversity import Diversity
+from pdmd.benchmark.features.dis import Dis
+from pdmd.benchmark.features.sprites import SpritesEncoder
+from pdmd.benchmark.generate import Sample, generate
+from pdmd.benchmark.media import write_png, write_video
+from pdmd.benchmark.motion import Motion
+from pdmd.benchmark.pairs import sprites_metrics
+from pdmd.benchmark.score import Media
 from pdmd.benchmark.suites import get_suite, parse_prompts
 from pdmd.config import make_config
 from pdmd.run import Run
 from pdmd.sample import load_model
-from pdmd.sprites import grammar
+from pdmd.sprites import grammar, world
 from pdmd.train import prepare, train
 
 pytestmark = pytest.mark.fault("a long run: memory, open files, logs")
@@ -74,6 +81,36 @@ def test_many_clips_are_flat(tmp_path):
     prompts = parse_prompts(rows.encode(), "p.jsonl", "sprites", 0)
     flat(lambda call: generate(get_suite("motion"), prompts, model, tmp_path, 4, lambda *_: call()), tmp_path)
     assert len((tmp_path / "manifest.jsonl").read_text().splitlines()) == CLIPS
+
+
+@pytest.mark.parametrize("suite", ["motion", "diversity"])
+def test_measuring_many_is_flat(suite, tmp_path):
+    """Clips, and prompts of two images, that are renders of the world."""
+    samples = []
+    for i in range(CLIPS):
+        scene = world.sample_scene(np.random.default_rng(i))
+        video = world.render(scene, 9)
+        if suite == "motion":
+            samples.append(Sample(f"p{i}", "a red circle", 0, f"{i}.mp4"))
+            write_video(tmp_path / f"{i}.mp4", video, world.FPS)
+        else:
+            for seed in (0, 1):
+                samples.append(Sample(f"p{i}", "a red circle", seed, f"{i}-{seed}.png"))
+                write_png(tmp_path / f"{i}-{seed}.png", video[-seed])
+    encoder = SpritesEncoder()
+    scorers = {"motion": Motion(Dis(), None, encoder), "diversity": Diversity(sprites_metrics(encoder), encoder)}
+
+    def measure(call):
+        def track(work, total, names):
+            for one in work:
+                call()
+                yield one
+
+        scored = scorers[suite].score(Media(tmp_path, tmp_path, suite, "renders", "sprites", samples), track)
+        assert all(metric.n == CLIPS for metric in scored.metrics)
+        assert len(scored.metrics) == (3 if suite == "motion" else 4)
+
+    flat(measure, tmp_path)
 
 
 def test_logs_begin_a_new_file_and_a_resumed_run_goes_on_in_it(tmp_path, monkeypatch):

@@ -3,7 +3,8 @@
 VBench's `raft-things.pth` and torchvision's `raft_large` with C_T_V1 weights are one training of one
 network; either file is accepted. Input in [-1, 1], padded by replication to a multiple of 8, 20 iterations.
 Savings that leave the result as it is, to rounding: each frame goes through each encoder once, whatever the
-pairs that it is in; pairs run together; the mask head runs after the last iteration alone.
+pairs that it is in; pairs run together; what the recurrent units make of the context, which is a third of their input
+and the same in every iteration, is computed once a pair; the mask head runs after the last iteration alone.
 """
 
 from __future__ import annotations
@@ -23,9 +24,11 @@ from torchvision.models.optical_flow._utils import make_coords_grid, upsample_fl
 from pdmd.errors import UserError
 
 from .flow import PairFlow, pair_indices, upscale, upscale_factor, upscale_label
+from .gru import split
 from .weights import SOURCES, Weights, check, read, refused
 
 ITERATIONS = 20
+CONTEXT = 128  # channels of the context encoder's output beside the hidden state's
 BATCH_BYTES = 2**30  # aimed at for the pairs that run together; one pair may take more
 CELL_BYTES = 40_000  # that activations take per pair and 8 x 8 cell, beside its correlation volumes; measured
 RAFT_THINGS_SHA256 = "fcfa4125d6418f4de95d84aec20a3c5f4e205101715a79f193243c186ac9a7e1"
@@ -103,6 +106,8 @@ class Raft:
             net = raft_large(weights=None)
         net.load_state_dict(held.tensors, assign=True)
         self.net = net.to(device).eval().requires_grad_(False)
+        block = net.update_block.recurrent_block
+        self.grus = [split(gru, CONTEXT) for gru in (block.convgru1, block.convgru2)]
 
     def label(self, height: int, width: int) -> str:
         name = "C_T_V1" if self.comparable() else f"weights {self.digest[:8]}"
@@ -156,13 +161,16 @@ class Raft:
         net.corr_block.build_pyramid(features0, features1)
         hidden, context = contexts.split(net.update_block.hidden_state_size, dim=1)
         hidden, context = torch.tanh(hidden), torch.relu(context)
+        of_context = [gru.of_context(context) for gru in self.grus]
         n, _, h, w = hidden.shape
         grid = make_coords_grid(n, h, w, device=str(hidden.device))
         x = grid
         for _ in range(self.iterations):
             correlation = net.corr_block.index_pyramid(centroids_coords=x)
-            hidden, delta = net.update_block(hidden, context, correlation, x - grid)
-            x = x + delta
+            motion = net.update_block.motion_encoder(x - grid, correlation)
+            for gru, fixed in zip(self.grus, of_context, strict=True):
+                hidden = gru.step(hidden, motion, fixed)
+            x = x + net.update_block.flow_head(hidden)
         return upsample_flow(flow=x - grid, up_mask=net.mask_predictor(hidden))
 
 

@@ -52,7 +52,7 @@ def write(
         "suite": {"name": suite, "version": 1, "seeds": [0], "own_noise": True},
         "model": {"name": folder.name, "steps": 4, "guidance": 1.0},
         "prompts": {"file": "p.jsonl", "version": 1, "sha256": "ab" * 32, "domain": "sprites", "n": n},
-        "media": {"fps": "8", "frames": None, "video": CODEC, "image": "PNG"},
+        "media": {"fps": "8", "frames": None, "video": CODEC, "image": "PNG", "batch_size": 8},
     }
     provenance = {"created": "2026-11-21", "git": {"commit": "c" * 40, "changed": False}, "flow": FLOW_ESTIMATOR}
     made = result.Result(1, suite, folder.name, generation, provenance, n, tuple(metrics), (), {})
@@ -284,9 +284,10 @@ def test_samples_of_another_kind_are_refused_from_their_rows_alone(old, tmp_path
     assert says in str(caught.value)
 
 
-def test_models_steps_guidance_device_and_commit_may_differ(old, tmp_path) -> None:
+def test_models_steps_guidance_batch_size_device_and_commit_may_differ(old, tmp_path) -> None:
     def other(made: dict[str, Any]) -> None:
         made["generation"]["model"] |= {"steps": 40, "guidance": 3.0, "sha256": "f"}
+        made["generation"]["media"]["batch_size"] = 4
         made["provenance"] |= {"git": None, "created": "later", "flow": FLOW_ESTIMATOR | {"device": "cuda"}}
 
     assert compare(old, write(tmp_path / "new", flow(1), change=other)).passed

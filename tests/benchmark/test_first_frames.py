@@ -52,7 +52,7 @@ def test_other_first_frames_are_the_models_own_of_the_description(make_renderer,
 
     pairs = load_prompts(SUITE, "open")
     model = Open()
-    prepare(SUITE, replace(pairs, prompts=pairs.prompts[:2]), model, tmp_path)
+    prepare(SUITE, replace(pairs, prompts=pairs.prompts[:2]), model, tmp_path, batch_size=2)
     assert model.asked == [(p.image, p.number) for p in pairs.prompts[:2]]
     with pytest.raises(UserError, match="prompt x has no 'image'"):
         described(replace(pairs.prompts[0], id="x", image=None), "open")

@@ -133,7 +133,6 @@ def test_a_problem_fails_a_gate_and_leaves_the_others_their_level() -> None:
 @pytest.mark.parametrize("suite", ["motion", "diversity"])
 def test_two_results_of_one_model_hardly_ever_alarm(suite: str) -> None:
     shapes, n = SUITES[suite]
-    shapes = shapes[:3]
     assert rates(shapes, n, default_gates(suite), {}, 150, 0).alarm <= 0.05
 
 
@@ -143,10 +142,10 @@ def test_losses_of_exactly_the_margins_alarm_in_5_percent_over_all_gates() -> No
     assert 0.01 <= alarm <= 0.065  # 0.05 and one and a half standard errors
 
 
-@pytest.mark.parametrize("shape", [*MOTION, DIVERSITY[0], DIVERSITY[1]], ids=lambda s: s.metric)
+@pytest.mark.parametrize("shape", [*MOTION, *DIVERSITY[:2], DIVERSITY[3]], ids=lambda s: s.metric)
 def test_one_margin_beyond_the_margin_is_caught_or_n_is_said_to_be_too_small(shape) -> None:
     suite = "motion" if shape in MOTION else "diversity"
-    shapes, n = (MOTION, 220) if suite == "motion" else (DIVERSITY[:3], 21)
+    shapes, n = SUITES[suite]
     gates = default_gates(suite)
     losses = {shape.metric: 2 * inner_margins(gates, shapes)[shape.metric]}
     found = rates(shapes, n, gates, losses, 250, 0)

@@ -1,8 +1,9 @@
-"""The open-domain prompts: spread as prompts/README.md states, no two alike, README's tables and hashes true.
+"""The open-domain prompts: spread as prompts/README.md states, no two alike, README's tables and hashes true, those of
+the embedded world's files too.
 
     python tests/benchmark/test_open_prompts.py
 
-rewrites README's block of tables and hashes after a change to the files (raise PROMPT_VERSION first).
+rewrites README's blocks of tables and hashes after a change to the files (raise PROMPT_VERSION first).
 """
 
 from __future__ import annotations
@@ -23,6 +24,11 @@ from pdmd.errors import UserError
 
 FILES = ("diversity.jsonl", "motion.jsonl", "motion_i2v.jsonl")
 MOTION_FILES = FILES[1:]
+SPRITES_FILES = {
+    "sprites/diversity.jsonl": "single images, 8 seeds a prompt",
+    "sprites/motion.jsonl": "text-to-video, one seed a prompt",
+    "sprites/motion_i2v.jsonl": "image-to-video, one seed a pair",
+}
 SUBJECTS_OF_SCENES = {
     "people": 3, "animals": 3, "places": 3, "nature": 3, "objects": 3, "food": 2, "vehicles": 2, "interiors": 2,
 }  # fmt: skip
@@ -134,7 +140,18 @@ def table(prompts: tuple[Prompt, ...], at: int, values: tuple[str, ...]) -> list
     return [*lines, f"| all | {' | '.join(map(str, sums))} | {sum(sums)} |"]
 
 
-BLOCK = re.compile(r"(?<=<!-- counts -->\n).*(?=<!-- /counts -->)", re.DOTALL)
+def marked(name: str) -> re.Pattern[str]:
+    """What stands in README between two marks."""
+    return re.compile(rf"(?<=<!-- {name} -->\n).*(?=<!-- /{name} -->)", re.DOTALL)
+
+
+def sprites_block() -> str:
+    """What README says between its `sprites` marks."""
+    lines = ["", "| file | prompts | for | version | sha256 |", "| --- | --- | --- | --- | --- |"]
+    for name, use in SPRITES_FILES.items():
+        read = rows(name)
+        lines.append(f"| `{name}` | {len(read.prompts)} | {use} | {read.version} | `{read.sha256}` |")
+    return "\n".join([*lines, ""]) + "\n"
 
 
 def block() -> str:
@@ -153,10 +170,14 @@ def block() -> str:
     return "\n".join(lines) + "\n"
 
 
-def test_readme_is_true() -> None:
-    found = BLOCK.search(files("pdmd.prompts").joinpath("README.md").read_text(encoding="utf-8"))
+BLOCKS = {"counts": block, "sprites": sprites_block}
+
+
+@pytest.mark.parametrize("name", BLOCKS)
+def test_readme_is_true(name: str) -> None:
+    found = marked(name).search(files("pdmd.prompts").joinpath("README.md").read_text(encoding="utf-8"))
     assert found is not None
-    assert found.group() == block(), "raise PROMPT_VERSION, then run python tests/benchmark/test_open_prompts.py"
+    assert found.group() == BLOCKS[name](), "raise PROMPT_VERSION, then run python tests/benchmark/test_open_prompts.py"
 
 
 @pytest.mark.parametrize(("name", "n", "shape", "shortest", "longest"), [
@@ -241,15 +262,17 @@ def test_the_measure_catches_a_planted_near_duplicate(change) -> None:
 
 
 def main() -> None:
-    """Rewrite README's block; refuses where a listed file changed under the same version."""
+    """Rewrite README's blocks; refuses where a listed file changed under the same version."""
     path = Path(str(files("pdmd.prompts").joinpath("README.md")))
     text = path.read_text(encoding="utf-8")
-    for name in FILES:
+    for name in (*FILES, *SPRITES_FILES):
         read = rows(name)
-        said = re.search(rf"\| `{re.escape(name)}` \| \d+ \| (\d+) \| `(\w+)` \|", text)
+        said = re.search(rf"\| `{re.escape(name)}` \|.* (\d+) \| `(\w+)` \|", text)
         if said and said[2] != read.sha256 and int(said[1]) == PROMPT_VERSION:
             raise SystemExit(f"{name} changed: raise PROMPT_VERSION in benchmark/suites.py first")
-    path.write_text(BLOCK.sub(lambda _: block(), text), encoding="utf-8")
+    for name, made in BLOCKS.items():
+        text = marked(name).sub(lambda _, made=made: made(), text)
+    path.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":
