@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from functools import cached_property
 from importlib.resources import files
 from pathlib import Path
@@ -22,8 +22,8 @@ from pdmd import parallel, shards
 from pdmd.embeddings import Embeddings, Rows
 from pdmd.errors import UserError
 from pdmd.flow import shift_of, time_grid
-from pdmd.teachers import Compute, Lora
-from pdmd.teachers.lora import Adapted, adapt, base_of, checkpoint_blocks, plain, remove
+from pdmd.teachers import Compute, Lora, residence
+from pdmd.teachers.lora import Adapted, adapt, checkpoint_blocks, plain, remove
 from pdmd.teachers.settings import Settings
 
 #: Clips of small frames are decoded together, up to so many pixels: one clip of 81 frames of 480 x 832.
@@ -95,26 +95,8 @@ class PipelineTeacher(ABC):
         self.experts[0].to(self.device)  # others wait on the CPU
 
     def settle(self, nets: Sequence[nn.Module], others: Sequence[nn.Module], t: float) -> None:
-        if parallel.size() > 1:
-            return  # all are shared out over the devices
-        kept = [base_of(net) for net in (*nets, self.owner(t))]
-        for net in (*self.experts, *others):
-            if not any(base_of(net) is one for one in kept):
-                base_of(net).to("cpu")
-        for net in kept:
-            net.to(self.device)
-
-    @contextmanager
-    def _on_device(self, net: nn.Module) -> Iterator[None]:
-        """The network is on the device while it runs; one that waits on the CPU goes back after."""
-        away = next(net.parameters()).device != self.device
-        if away:
-            net.to(self.device)
-        try:
-            yield
-        finally:
-            if away:
-                net.to("cpu")
+        if parallel.size() == 1:  # else all are shared out over the devices
+            residence.settle([*nets, self.owner(t)], [*self.experts, *others], self.device)
 
     def _prepare(self, net: Any) -> nn.Module:
         """A whole network with what it has of its own to be run as `compute` says."""
@@ -126,7 +108,8 @@ class PipelineTeacher(ABC):
 
     def run(self, net: nn.Module, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """A network's output, float32, run as `compute` says."""
-        with self._on_device(base_of(net)), ExitStack() as stack:
+        short = self.compute.checkpointing or self.compute.offload
+        with residence.visiting(net, self.experts if short else (), self.device), ExitStack() as stack:
             if self.compute.dtype != "float32":
                 # Its cache would keep a copy of all weights in training until the network is through.
                 half = getattr(torch, self.compute.dtype)
@@ -143,6 +126,14 @@ class PipelineTeacher(ABC):
     @property
     @abstractmethod
     def shift(self) -> float:
+    @staticmethod
+    def latent(vae: Mapping[str, Any], settings: Settings) -> tuple[int, ...]:
+        """The shape of one latent by the autoencoder's configuration alone: what memory is estimated by before anything
+        is loaded. Here for Wan's kind of autoencoder. Raises KeyError where that does not say enough."""
+        side = vae.get("scale_factor_spatial") or 2 ** len(vae["temperal_downsample"])
+        frames = 1 + (settings.frames - 1) // (vae.get("scale_factor_temporal") or 4)
+        return (vae["z_dim"], frames, settings.height // side, settings.width // side)
+
         """The time shift k of the family's own grid."""
 
     @property
