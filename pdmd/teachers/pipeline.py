@@ -43,6 +43,9 @@ class PipelineTeacher(ABC):
     adapted_layers: ClassVar[str]
     #: Names of those layers in ComfyUI, where they differ: diffusers' part of the name -> ComfyUI's.
     comfyui_names: ClassVar[dict[str, str]] = {}
+    #: The pipeline's text encoders, by name; a tokenizer's is that of its encoder with "tokenizer" in place of
+    #: "text_encoder".
+    encoders: ClassVar[tuple[str, ...]] = ("text_encoder",)
     #: Of the family's published weights, and so of what is trained from them.
     licence: ClassVar[str] = "apache-2.0"
     #: Whether its prompts are `Pictured`: a first frame with each.
@@ -123,9 +126,6 @@ class PipelineTeacher(ABC):
     def defaults(pipeline: Any) -> Settings:
         """The family's settings for such a pipeline."""
 
-    @property
-    @abstractmethod
-    def shift(self) -> float:
     @staticmethod
     def latent(vae: Mapping[str, Any], settings: Settings) -> tuple[int, ...]:
         """The shape of one latent by the autoencoder's configuration alone: what memory is estimated by before anything
@@ -134,6 +134,9 @@ class PipelineTeacher(ABC):
         frames = 1 + (settings.frames - 1) // (vae.get("scale_factor_temporal") or 4)
         return (vae["z_dim"], frames, settings.height // side, settings.width // side)
 
+    @property
+    @abstractmethod
+    def shift(self) -> float:
         """The time shift k of the family's own grid."""
 
     @property
@@ -163,8 +166,12 @@ class PipelineTeacher(ABC):
     @torch.no_grad()
     def encode(self, prompts: Sequence[str]) -> Any:
         if self.embeddings is None:
-            return self.collate(self.embed(list(prompts))).to(self.device)
-        rows = self.embeddings.rows(self.pipeline, [*prompts, self.no_prompt], self.embed)
+            with ExitStack() as stack:
+                for name in self.encoders:
+                    stack.enter_context(residence.visiting(getattr(self.pipeline, name), (), self.device))
+                rows = self.embed(list(prompts))
+            return self.collate(rows).to(self.device)
+        rows = self.embeddings.rows(self.pipeline, [*prompts, self.no_prompt], self.embed, self.device)
         return self.collate(rows[:-1]).to(self.device)
 
     @cached_property

@@ -21,7 +21,7 @@ from torch import nn
 from pdmd.errors import UserError, first_line
 from pdmd.files import parse_json
 from pdmd.flow import shift_of
-from pdmd.teachers import Lora, route
+from pdmd.teachers import Lora, residence, route
 from pdmd.teachers.card import card
 from pdmd.teachers.lora import adapt
 from pdmd.teachers.pipeline import PipelineTeacher
@@ -54,7 +54,7 @@ def save_pipeline(
     the grid. Experts that the stock pipeline has no place for stand beside it."""
     bounds = bounds_of(grid, steps)
     own = {"scheduler": teacher.scheduler(grid), **teacher.student_parts(experts, bounds)}
-    with teacher.embeddings.loaded(teacher.pipeline) if teacher.embeddings else nullcontext():
+    with teacher.embeddings.loaded(teacher.pipeline, residence.CPU) if teacher.embeddings else nullcontext():
         teacher.pipeline_class(**teacher.pipeline.components | own).save_pretrained(to)
     stock = len(experts) == sum(own.get(name) is not None for name in expert_names(len(experts)))
     for name, net in zip(expert_names(len(experts)), experts, strict=True):
