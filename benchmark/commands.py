@@ -54,6 +54,8 @@ def bench(
         bool, typer.Option("--clips", help="For diversity: clips, not images; pairs are of their middle frames.")
     ] = False,
     lossless: Annotated[bool, typer.Option("--lossless", help="Write videos as FFV1, not H.264.")] = False,
+    device: Annotated[str, typer.Option(help="Where networks run, in torch's names: cpu, cuda, cuda:1.")] = "cpu",
+    dtype: Annotated[str, typer.Option(help="Of their matrix products: float32 or bfloat16.")] = "float32",
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress bars.")] = False,
 ) -> None:
     """Generate a suite's samples and measure them, or measure a folder of media.
@@ -62,6 +64,7 @@ def bench(
     """
     from pdmd.run import newest_finished
     from pdmd.sample import load_model
+    from pdmd.teachers import compute_in
 
     from . import shards
     from .run import run_suite
@@ -81,14 +84,14 @@ def bench(
         raise UserError("--domain says whose prompts --media shows; there is no --media")
     if batch_size < 1:
         raise UserError(f"--batch-size {batch_size}: at least one sample is made at once")
-    shard = shards.from_environment()
+    compute, shard = compute_in(device, dtype), shards.from_environment()
     if not model and not media:
         newest = newest_finished()
         model = [str(newest or "sprites")]
         if shard.rank == 0:
             print(f"benchmarking {model[0]} ({'the newest finished run' if newest else 'no finished run in runs/'})")
     files = {name: Path(file) for name, file in (_pair(text) for text in weights or [])}
-    models = [load_model(name) for name in model or []]
+    models = [load_model(name, compute=compute) for name in model or []]
     if action:
         _prepare_i2v(models[0], prompts, limit, out or Path("bench/first-frames"), batch_size, shard)
         return
@@ -112,6 +115,7 @@ def bench(
             lossless=lossless,
             first_frames=first_frames,
             clips=clips,
+            device=device,
             shard=shard,
         )
         for path in results:

@@ -34,15 +34,17 @@ from .shards import ALONE, Shard
 from .suites import Prompt, PromptSet, Suite, first_frames_record, prompts_record
 
 BATCH_SIZE = 8
+#: How a model's networks ran where its identity does not say.
+COMPUTED = {"device": "cpu", "dtype": "float32"}
 PARTS = "manifest-[0-9]*.jsonl"
 
 
 class Model(Protocol):
     """What the benchmark needs of a model.
 
-    `identity` is JSON-able provenance: kind, path, sha256, steps, guidance, device. A sample's noise depends
-    on its seed alone, so that another batch size changes roundings and nothing else. Where it goes on from
-    `first_frames`, its prompts are `pdmd.teachers.Pictured`.
+    `identity` is JSON-able provenance: kind, path, sha256, steps, guidance; device and dtype where they are not
+    COMPUTED. A sample's noise depends on its seed alone, so that another batch size changes roundings and nothing else.
+    Where it goes on from `first_frames`, its prompts are `pdmd.teachers.Pictured`.
     """
 
     @property
@@ -248,6 +250,7 @@ def _record(suite: Suite, prompts: PromptSet, model: Model, batch_size: int, cod
             "own_noise": suite.own_noise,
         },
         "model": {"name": model.name, "domain": model.domain, **model.identity},
+        "computed": {key: model.identity.get(key, default) for key, default in COMPUTED.items()},
         "prompts": prompts_record(prompts),
         "media": {
             "fps": str(as_fraction(model.fps)),

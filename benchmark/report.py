@@ -93,6 +93,7 @@ def facts(result: Result) -> dict[str, str]:
         "prompts": _plain(prompts),
         "seeds": f"{_plain(suite.get('seeds'))}; each prompt its own noise: {suite.get('own_noise')}",
         "media": _plain(generation.get("media", {})),
+        **({"computed": _plain(generation["computed"])} if "computed" in generation else {}),
         "made": f"{origin.get('created')} by {origin.get('command')}",
         "code": f"git {_plain(origin.get('git'))}; {_plain(origin.get('packages'))}; {origin.get('platform')}",
     }

@@ -33,8 +33,11 @@ def from_environment() -> Shard:
     processes do not find each other."""
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         return ALONE
+    import torch
     import torch.distributed as dist
 
+    if torch.cuda.is_available():  # a device "cuda" is then each process's own
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
     try:
         if not dist.is_initialized():
             dist.init_process_group("gloo", timeout=PATIENCE)

@@ -114,18 +114,20 @@ def sample(
     frames: Annotated[int | None, typer.Option(help="1 makes an image.  \\[the model's own]")] = None,
     steps: Annotated[int | None, typer.Option(help="A teacher's sampling steps.")] = None,
     guidance: Annotated[float | None, typer.Option(help="A teacher's guidance weight w.")] = None,
+    device: Annotated[str, typer.Option(help="Where networks run, in torch's names: cpu, cuda, cuda:1.")] = "cpu",
+    dtype: Annotated[str, typer.Option(help="Of their matrix products: float32 or bfloat16.")] = "float32",
 ) -> None:
     """Make clips or images from a prompt."""
     from pdmd.benchmark.media import contact_sheet, read_video, write_png, write_video
     from pdmd.sample import load_model
-    from pdmd.teachers import Pictured
+    from pdmd.teachers import Pictured, compute_in
 
     seeds = seed or [0]
     if frames is not None and frames < 1:
         raise UserError(f"--frames {frames}: a clip has at least one frame")
     if steps is not None and steps < 1:
         raise UserError(f"--steps {steps}: sampling takes at least one step")
-    loaded = load_model(model, steps, guidance)
+    loaded = load_model(model, steps, guidance, compute_in(device, dtype))
     if loaded.first_frames != (image is not None):
         needs = "goes on from a first frame: give --image FILE" if loaded.first_frames else "takes no --image"
         raise UserError(f"model {loaded.name} {needs}")
@@ -165,14 +167,17 @@ def export(
     result: Annotated[
         list[Path] | None, typer.Option(help="A result.json of its benchmark, for the model card; repeatable.")
     ] = None,
+    device: Annotated[str, typer.Option(help="Where adapters are merged, in torch's names: cpu, cuda.")] = "cpu",
+    dtype: Annotated[str, typer.Option(help="Of whole experts: float32 or bfloat16.")] = "float32",
 ) -> None:
     """Write a student for other programs: a diffusers pipeline, or LoRA files."""
     from pdmd.benchmark.report import table
     from pdmd.benchmark.result import load
     from pdmd.export import export as export_student
+    from pdmd.teachers import compute_in
 
     tables = [table([load(path / "result.json" if path.is_dir() else path)]) for path in result or []]
-    print(export_student(model, to, format, tables))
+    print(export_student(model, to, format, tables, compute_in(device, dtype)))
 
 
 @app.command()

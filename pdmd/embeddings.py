@@ -24,15 +24,15 @@ Rows = dict[str, Tensor]
 
 
 class Embeddings:
-    """The embeddings of one pipeline's text encoder, a file a prompt in `folder`.
+    """The embeddings of one pipeline's text encoders, parts of it by name, a file a prompt in `folder`.
 
     Each prompt is encoded by itself, so that its embedding depends on nothing else.
     """
 
-    def __init__(self, folder: Path, pipeline_folder: Path) -> None:
-        self.folder, self.pipeline_folder = folder, pipeline_folder
+    def __init__(self, folder: Path, pipeline_folder: Path, encoders: Sequence[str]) -> None:
+        self.folder, self.pipeline_folder, self.encoders = folder, pipeline_folder, encoders
         digest = hashlib.sha256(str(VERSION).encode())
-        for part in ("text_encoder", "tokenizer"):
+        for part in (part for name in encoders for part in (name, name.replace("text_encoder", "tokenizer"))):
             for file in sorted((pipeline_folder / part).glob("*")):
                 with file.open("rb") as f:
                     digest.update(file.name.encode() + hashlib.file_digest(f, "sha256").digest())
@@ -41,34 +41,39 @@ class Embeddings:
     def path(self, prompt: str) -> Path:
         return self.folder / f"{hashlib.sha256((self.encoder + prompt).encode()).hexdigest()}.safetensors"
 
-    def rows(self, pipeline: Any, prompts: Sequence[str], embed: Callable[[list[str]], list[Rows]]) -> list[Rows]:
-        """A prompt's tensors each, from the folder, or made by `embed` with the text encoder in its place.
+    def rows(
+        self, pipeline: Any, prompts: Sequence[str], embed: Callable[[list[str]], list[Rows]], device: torch.device
+    ) -> list[Rows]:
+        """A prompt's tensors each, on the CPU, from the folder, or made by `embed` with the text encoders in their
+        places on a device.
 
         Raises UserError where the folder cannot be written.
         """
         kept = {prompt: self._read(prompt) for prompt in prompts}
         found = {prompt: rows for prompt, rows in kept.items() if rows is not None}
         if len(found) < len(kept):
-            with self.loaded(pipeline):
+            with self.loaded(pipeline, device):
                 for prompt in (p for p in kept if p not in found):
-                    (found[prompt],) = embed([prompt])
+                    found[prompt] = {name: x.cpu() for name, x in embed([prompt])[0].items()}
                     self._write(prompt, found[prompt])
         return [found[prompt] for prompt in prompts]
 
     @contextmanager
-    def loaded(self, pipeline: Any) -> Iterator[None]:
-        """The pipeline has its text encoder inside, and gives it up after. Raises UserError where that cannot be
-        loaded."""
-        kind = encoder_class(self.pipeline_folder / "model_index.json")
-        try:
-            encoder = kind.from_pretrained(self.pipeline_folder / "text_encoder", dtype=torch.float32)
-        except Exception as error:  # whatever a damaged folder makes transformers raise
-            raise UserError(f"cannot load {self.pipeline_folder / 'text_encoder'}: {first_line(error)}") from None
-        pipeline.text_encoder = encoder.requires_grad_(False).eval()
+    def loaded(self, pipeline: Any, device: torch.device) -> Iterator[None]:
+        """The pipeline has its text encoders inside, on a device, and gives them up after. Raises UserError where one
+        cannot be loaded."""
+        for part in self.encoders:
+            kind = encoder_class(self.pipeline_folder / "model_index.json", part)
+            try:
+                encoder = kind.from_pretrained(self.pipeline_folder / part, dtype=torch.float32)
+            except Exception as error:  # whatever a damaged folder makes transformers raise
+                raise UserError(f"cannot load {self.pipeline_folder / part}: {first_line(error)}") from None
+            setattr(pipeline, part, encoder.requires_grad_(False).eval().to(device))
         try:
             yield
         finally:
-            pipeline.text_encoder = None
+            for part in self.encoders:
+                setattr(pipeline, part, None)
 
     def _read(self, prompt: str) -> Rows | None:
         """A prompt's tensors; None where they are not there or damaged."""
@@ -82,16 +87,16 @@ class Embeddings:
         write_bytes(self.path(prompt), content, "choose another folder with --set embeddings=DIR")
 
 
-def encoder_class(index: Path) -> Any:
-    """The class of the text encoder that model_index.json names, one of transformers' models: to look for it anywhere
+def encoder_class(index: Path, part: str = "text_encoder") -> Any:
+    """The class of a text encoder that model_index.json names, one of transformers' models: to look for it anywhere
     else would run the code there. Raises UserError for any other."""
     import transformers
 
     try:
-        library, name = parse_json(index.read_bytes())["text_encoder"]
+        library, name = parse_json(index.read_bytes())[part]
         kind = getattr(transformers, name) if library == transformers.__name__ else None
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         kind = None
     if not (isinstance(kind, type) and issubclass(kind, transformers.PreTrainedModel)):
-        raise UserError(f"{index}: its text encoder is no model of transformers")
+        raise UserError(f"{index}: its {part.replace('_', ' ')} is no model of transformers")
     return kind

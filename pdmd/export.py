@@ -4,18 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
 
 from pdmd.errors import UserError, suggest
 from pdmd.files import seal, whole_folder
 from pdmd.sample import Student, load_model
-from pdmd.teachers import CARD
+from pdmd.teachers import CARD, Compute
 
 FORMATS = ("diffusers", "lora")
 
 
-def export(spec: str, to: Path, form: str = "diffusers", tables: Sequence[str] = ()) -> Path:
+def export(
+    spec: str, to: Path, form: str = "diffusers", tables: Sequence[str] = (), compute: Compute | None = None
+) -> Path:
     """Write the student of a run, or of a student's folder, into the new folder `to`; `tables` are Markdown for the
-    model card. Raises UserError for what is no student of a pipeline, and for LoRA files of whole networks."""
+    model card. Adapters are merged in float32 on the device of `compute`, and whole experts written in its dtype, but
+    for the layers that diffusers keeps in float32. Raises UserError for what is no student of a pipeline, and for LoRA
+    files of whole networks."""
     from pdmd.teachers.lora import Adapted, plain
     from pdmd.teachers.pipeline import PipelineTeacher
 
@@ -23,7 +31,8 @@ def export(spec: str, to: Path, form: str = "diffusers", tables: Sequence[str] =
         raise UserError(f"--format {form}: {suggest(form, FORMATS)}")
     if to.exists():
         raise UserError(f"{to} already exists; name a new folder")
-    model = load_model(spec)
+    compute = compute or Compute()
+    model = load_model(spec, compute=compute)
     if not isinstance(model, Student):
         raise UserError(f"{spec} is a teacher; export takes a finished run or a student's folder")
     if not isinstance(model.teacher, PipelineTeacher):
@@ -32,7 +41,7 @@ def export(spec: str, to: Path, form: str = "diffusers", tables: Sequence[str] =
     if form == "lora" and not all(isinstance(net, Adapted) for net in experts):
         raise UserError(f"{spec} has whole networks, no LoRA: use --format diffusers, or train with --student lora")
     if form == "diffusers":
-        experts = [plain(net) for net in experts]
+        experts = [_in_dtype(plain(net), getattr(torch, compute.dtype)) for net in experts]
     try:
         with whole_folder(to) as folder:
             model.teacher.save_student(experts, model.grid, model.steps, folder)
@@ -43,3 +52,12 @@ def export(spec: str, to: Path, form: str = "diffusers", tables: Sequence[str] =
     except OSError as error:
         raise UserError(f"cannot write {to}: {error.strerror or error}") from None
     return to
+
+
+def _in_dtype(net: Any, dtype: torch.dtype) -> nn.Module:
+    """A network's weights in a dtype, as diffusers' `from_pretrained` has them in it."""
+    keep = net._keep_in_fp32_modules or ()
+    for name, p in net.named_parameters():
+        if not any(part in keep for part in name.split(".")):
+            p.data = p.data.to(dtype)
+    return net

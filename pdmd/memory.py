@@ -34,12 +34,13 @@ KEPT = {"bfloat16": (72, 8), "float32": (84, 14)}
 LATENTS = 4
 #: What saves memory, in the order in which it is offered.
 SAVINGS = ("dtype=bfloat16", "checkpointing=true", "accumulate={batch}", "student=lora", "fake=lora", "offload=true")
-#: Published teachers: experts, and what their transformer's class is told beside its defaults, which are Wan2.1-14B's
-#: (config.json of Wan-AI/Wan2.1-T2V-1.3B-Diffusers, Wan2.1-T2V-14B-Diffusers, Wan2.2-T2V-A14B-Diffusers).
-PUBLISHED: dict[str, tuple[int, dict[str, int]]] = {
-    "wan2.1-1.3b": (1, {"num_attention_heads": 12, "ffn_dim": 8960, "num_layers": 30}),
-    "wan2.1-14b": (1, {}),
-    "wan2.2-a14b": (2, {}),
+#: Published teachers: the noise levels between their experts, and what their transformer's class is told beside its
+#: defaults, which are Wan2.1-14B's (config.json of Wan-AI/Wan2.1-T2V-1.3B-Diffusers, Wan2.1-T2V-14B-Diffusers,
+#: Wan2.2-T2V-A14B-Diffusers).
+PUBLISHED: dict[str, tuple[tuple[float, ...], dict[str, int]]] = {
+    "wan2.1-1.3b": ((), {"num_attention_heads": 12, "ffn_dim": 8960, "num_layers": 30}),
+    "wan2.1-14b": ((), {}),
+    "wan2.2-a14b": ((0.875,), {}),
 }
 #: The latent of a Wan clip of 81 frames of 480 x 832 pixels, and the tokens of a prompt.
 CLIP, PROMPT = (16, 21, 60, 104), 512
@@ -47,11 +48,12 @@ CLIP, PROMPT = (16, 21, 60, 104), 512
 
 @dataclass(frozen=True)
 class Size:
-    """A teacher's numbers: `parameters` of one of its `experts`, `per_rank` those of a LoRA adapter of rank 1, `block`
-    those of one of its `blocks`; `width` of the stream, `feed` of the feed-forward layer, `tokens` of a sample;
-    `latent` and `prompt` are the elements of a sample's latent and of a prompt's embedding."""
+    """A teacher's numbers: `bounds` are the noise levels between its experts, `parameters` those of one of them,
+    `per_rank` those of a LoRA adapter of rank 1, `block` those of one of its `blocks`; `width` of the stream, `feed` of
+    the feed-forward layer, `tokens` of a sample; `latent` and `prompt` are the elements of a sample's latent and of a
+    prompt's embedding."""
 
-    experts: int
+    bounds: tuple[float, ...]
     parameters: int
     per_rank: int
     block: int
@@ -63,15 +65,18 @@ class Size:
     prompt: int
 
 
-def size_of(net: nn.Module, layers: str, experts: int, latent: tuple[int, ...], length: int = PROMPT) -> Size:
-    """The numbers of a transformer (on the meta device, say). `layers` is the pattern of the layers that adapters sit
-    on, `latent` a latent's shape, of which 2 x 2 are a token, `length` the tokens of a prompt."""
+def size_of(
+    net: nn.Module, layers: str, bounds: tuple[float, ...], latent: tuple[int, ...], length: int = PROMPT
+) -> Size:
+    """The numbers of a transformer (on the meta device, say). `bounds` lie between the teacher's experts, `layers` is
+    the pattern of the layers that adapters sit on, `latent` a latent's shape, of which 2 x 2 are a token, `length` the
+    tokens of a prompt."""
     config: Any = net.config
     blocks = [m for m in net.modules() if type(m).__name__ in (getattr(net, "_repeated_blocks", None) or ())]
     adapted = [m for name, m in net.named_modules() if isinstance(m, nn.Linear) and re.fullmatch(layers, name)]
     width = config.num_attention_heads * config.attention_head_dim
     return Size(
-        experts=experts,
+        bounds=bounds,
         parameters=sum(p.numel() for p in net.parameters()),
         per_rank=sum(m.in_features + m.out_features for m in adapted),
         block=max(sum(p.numel() for p in block.parameters()) for block in blocks),
@@ -82,6 +87,19 @@ def size_of(net: nn.Module, layers: str, experts: int, latent: tuple[int, ...], 
         latent=math.prod(latent),
         prompt=length * (getattr(config, "text_dim", None) or config.joint_attention_dim),
     )
+
+
+def at_once(size: Size, config: Config) -> int:
+    """How many of the teacher's experts one process has on its device: those that adapters of a stage sit on and T's
+    own, which the rest visits; beside what it visits where the graph holds on to their weights."""
+    plan, experts = config.plan(), len(size.bounds) + 1
+    if experts > 1 and not (config.checkpointing or config.offload):
+        return 2
+    stay = []
+    for stage, phases in enumerate(plan.stages):
+        levels = {plan.fake_level(stage)} | ({plan.level(phases[0].expert)} if config.student == "lora" else set())
+        stay.append(len({sum(level < bound for bound in size.bounds) for level in levels}))
+    return max(stay)
 
 
 def parts(size: Size, config: Config, processes: int = 1) -> dict[str, float]:
@@ -96,8 +114,7 @@ def parts(size: Size, config: Config, processes: int = 1) -> dict[str, float]:
     count = {role: size.parameters if whole[role] else ranks[role] * size.per_rank for role in whole}
     # Of several processes, networks are shared out; what runs comes together: a block and the next, or an adapter.
     together = sum(8 * (2 * size.block if whole[role] else count[role]) for role in whole)
-    # Alone, whole experts that are not in training wait on the CPU; adapters stay.
-    waiting = 0 if alone and whole["student"] else 4 * later * count["student"]
+    waiting = 0 if alone else 4 * later * count["student"]  # alone, experts that are not in training are on the CPU
     average = 4 * count["student"] if plan.ema else 0
     stream, feed = KEPT[config.dtype]
     kept = rows * tokens * (stream * size.width + feed * size.feed)
@@ -109,7 +126,9 @@ def parts(size: Size, config: Config, processes: int = 1) -> dict[str, float]:
         casts = 2 * size.parameters if half and any(whole.values()) else 0
     steps = max(phase.steps if phase.full_graph else 1 for phase in plan.phases)
     return {
-        "frozen weights": (2 if half else 4) * size.parameters * (1 if alone else size.experts / processes),
+        "frozen weights": (2 if half else 4)
+        * size.parameters
+        * (at_once(size, config) if alone else (len(size.bounds) + 1) / processes),
         "student, gradient, optimiser": (TRAINED * count["student"] + waiting + average) / processes,
         "F, gradient, optimiser": TRAINED * count["fake"] / processes,
         "weights gathered to run": 0 if alone else together + (2 if half else 4) * 2 * size.block,
@@ -130,10 +149,10 @@ def published(name: str) -> Size:
 
     from pdmd.teachers.wan import Wan
 
-    experts, arguments = PUBLISHED[name]
+    bounds, arguments = PUBLISHED[name]
     with torch.device("meta"):
         net = WanTransformer3DModel(**arguments)
-    return size_of(net, Wan.adapted_layers, experts, CLIP)
+    return size_of(net, Wan.adapted_layers, bounds, CLIP)
 
 
 def read_size(spec: str) -> Size | None:
@@ -152,12 +171,11 @@ def read_size(spec: str) -> Size | None:
         family, boundary = FAMILIES[index["_class_name"]], index.get("boundary_ratio")
         defaults = family.defaults(SimpleNamespace(config=SimpleNamespace(boundary_ratio=boundary)))
         settings = read_settings(Path(spec), defaults)
-        side = vae.get("scale_factor_spatial") or 2 ** len(vae["temperal_downsample"])
-        frames = 1 + (settings.frames - 1) // (vae.get("scale_factor_temporal") or 4)
-        latent = (vae["z_dim"], frames, settings.height // side, settings.width // side)
         with torch.device("meta"):
             made = getattr(diffusers, net["_class_name"]).from_config(net)
-        return size_of(made, family.adapted_layers, 1 if boundary is None else 2, latent)
+        return size_of(
+            made, family.adapted_layers, () if boundary is None else (boundary,), family.latent(vae, settings)
+        )
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError):
         return None
 

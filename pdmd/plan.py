@@ -85,6 +85,17 @@ class Plan:
         """What is trained in turn: each phase alone, or all of them together where interleaved."""
         return (self.phases,) if self.interleaved else tuple((phase,) for phase in self.phases)
 
+    def level(self, expert: int) -> float:
+        """The noise level of the network that an expert begins as, where the teacher has several: 1 for one that starts
+        from pure noise, else the middle of its first phase."""
+        phase = next(phase for phase in self.phases if phase.expert == expert)
+        return 1.0 if phase.start == 1 else (phase.start + phase.end) / 2
+
+    def fake_level(self, stage: int) -> float:
+        """The same of F: the middle of the noise levels that it is fitted on."""
+        phases = self.stages[stage]
+        return (min(phase.low for phase in phases) + max(phase.high for phase in phases)) / 2
+
 
 def split(
     steps: int,

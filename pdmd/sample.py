@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from pdmd.errors import UserError
 from pdmd.files import parse_json
 from pdmd.flow import euler
-from pdmd.teachers import EMBEDDED, Cond, Teacher, load_student, load_teacher, route
+from pdmd.teachers import EMBEDDED, Compute, Cond, Teacher, load_student, load_teacher, route
 
 STUDENT = "student"  # the finished student's folder inside a run's
 
@@ -74,8 +74,8 @@ def pixels(teacher: Teacher, x: Tensor, name: str, seeds: Sequence[int]) -> np.n
 class Guided:
     """The teacher at its own number of steps, guided: the base model's row."""
 
-    def __init__(self, teacher: Teacher, steps: int | None = None) -> None:
-        self.teacher = teacher
+    def __init__(self, teacher: Teacher, steps: int | None = None, compute: Compute | None = None) -> None:
+        self.teacher, self.compute = teacher, compute or Compute()
         self.name, self.domain, self.first_frames = teacher.name, teacher.domain, teacher.first_frames
         self.fps, self.frames = teacher.fps, teacher.frames
         self.steps = steps or teacher.steps
@@ -84,7 +84,7 @@ class Guided:
     def identity(self) -> dict[str, Any]:
         teacher = self.teacher
         sampler = {"sampler": "euler", "steps": self.steps, "shift": teacher.shift, "guidance": teacher.guidance}
-        return teacher.identity() | sampler
+        return teacher.identity() | sampler | self.compute.stated
 
     def latents(self, prompts: Sequence[str], seeds: Sequence[int], frames: int | None) -> Tensor:
         x = noise(self.teacher, seeds, frames or self.teacher.frames)
@@ -125,10 +125,13 @@ class Student:
         return pixels(self.teacher, self.latents(prompts, seeds, frames), self.name, seeds)
 
 
-def load_model(spec: str, steps: int | None = None, guidance: float | None = None) -> Model:
-    """A model by name: a run's folder, a student's folder, or a teacher (embedded, folder or hub id).
+def load_model(
+    spec: str, steps: int | None = None, guidance: float | None = None, compute: Compute | None = None
+) -> Model:
+    """A model by name: a run's folder, a student's folder, or a teacher (embedded, folder or hub id), run as `compute`
+    says.
 
-    Raises UserError for what is none of these, and for an unfinished run.
+    Raises UserError for what is none of these, for an unfinished run, and for a device that is not here.
     """
     path = Path(spec)
     if spec not in EMBEDDED and path.is_dir():
@@ -138,15 +141,15 @@ def load_model(spec: str, steps: int | None = None, guidance: float | None = Non
         if (folder / "student.json").is_file():
             if steps is not None or guidance is not None:
                 raise UserError(f"{path} is a student: its steps are fixed and it takes no guidance")
-            return _student(folder, path.name)
-    return Guided(load_teacher(spec, guidance), steps)
+            return _student(folder, path.name, compute or Compute())
+    return Guided(load_teacher(spec, guidance, compute=compute), steps, compute)
 
 
-def _student(folder: Path, name: str) -> Student:
+def _student(folder: Path, name: str, compute: Compute) -> Student:
     try:
         grid, steps = route(parse_json((folder / "student.json").read_bytes()))
         count = max(steps) + 1
     except (OSError, ValueError, KeyError, TypeError):
         raise UserError(f"{folder / 'student.json'} is damaged; export or train the student again") from None
-    teacher, experts, identity = load_student(folder, count)
-    return Student(teacher, name, experts, grid, steps, identity)
+    teacher, experts, identity = load_student(folder, count, compute)
+    return Student(teacher, name, experts, grid, steps, identity | compute.stated)

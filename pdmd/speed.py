@@ -47,13 +47,9 @@ from pdmd.teachers.wan import Wan
 Call = tuple[tuple[int, ...], bool, nn.Module | None]
 #: Dense bfloat16 operations a second by part of a GPU's name (NVIDIA's data sheets).
 PEAK_FLOPS = {"H200": 989e12, "H100": 989e12, "A100": 312e12, "L40S": 362e12}
-#: Networks that can be built: the published ones, and one for trying this out.
-FAMILIES = PUBLISHED | {
-    "wan-tiny": (
-        1,
-        {"num_attention_heads": 4, "attention_head_dim": 12, "ffn_dim": 96, "num_layers": 4, "text_dim": 16},
-    ),
-}
+TINY = {"num_attention_heads": 4, "attention_head_dim": 12, "ffn_dim": 96, "num_layers": 4, "text_dim": 16}
+#: Networks that can be built: the published ones, and two for trying this out.
+FAMILIES = PUBLISHED | {"wan-tiny": ((), TINY), "wan-tiny-two": ((0.875,), TINY)}
 
 
 class RandomWan(Wan):
@@ -74,12 +70,12 @@ def random_teacher(family: str, size: tuple[int, int, int], compute: Compute, le
 
     if family not in FAMILIES:
         raise UserError(f"--family {family}: {suggest(family, FAMILIES)}")
-    experts, arguments = FAMILIES[family]
+    bounds, arguments = FAMILIES[family]
     before = torch.get_default_dtype()
     torch.set_default_dtype(getattr(torch, compute.dtype))
     try:
         with torch.device(compute.device):
-            nets = [WanTransformer3DModel(**arguments).requires_grad_(False).eval() for _ in range(experts)]
+            nets = [WanTransformer3DModel(**arguments).requires_grad_(False).eval() for _ in range(len(bounds) + 1)]
     finally:
         torch.set_default_dtype(before)
     for net in nets:  # as `from_pretrained` keeps them
@@ -92,14 +88,14 @@ def random_teacher(family: str, size: tuple[int, int, int], compute: Compute, le
         vae=vae,
         vae_scale_factor_spatial=8,
         transformer=nets[0],
-        transformer_2=nets[1] if experts > 1 else None,
+        transformer_2=nets[1] if bounds else None,
         tokenizer=SimpleNamespace(model_max_length=length),
         scheduler=FlowMatchEulerDiscreteScheduler(shift=5.0),
-        config=SimpleNamespace(boundary_ratio=0.875 if experts > 1 else None, expand_timesteps=False),
+        config=SimpleNamespace(boundary_ratio=bounds[0] if bounds else None, expand_timesteps=False),
         components={},
     )
     height, width, frames = size
-    settings = Settings("open", frames, 16, height, width, 5.0 if experts == 1 else (4.0, 3.0), 40)
+    settings = Settings("open", frames, 16, height, width, (4.0, 3.0) if bounds else 5.0, 40)
     teacher = RandomWan(pipeline, family, Path(family), settings)
     teacher.shape(frames)
     teacher.run_as(compute)

@@ -94,8 +94,7 @@ def begin(teacher: Teacher, config: Config, plan: Plan) -> State:
 
 def first_experts(teacher: Teacher, config: Config, plan: Plan) -> list[nn.Module]:
     """The networks of the plan, as they are before the first step."""
-    level = {p.expert: 1.0 if p.start == 1 else (p.start + p.end) / 2 for p in reversed(plan.phases)}
-    return [teacher.network(level[k], lora_of(config, "student", k)) for k in range(max(plan.experts) + 1)]
+    return [teacher.network(plan.level(k), lora_of(config, "student", k)) for k in range(max(plan.experts) + 1)]
 
 
 def begin_stage(teacher: Teacher, config: Config, plan: Plan, experts: list[nn.Module], stage: int, step: int) -> State:
@@ -104,11 +103,9 @@ def begin_stage(teacher: Teacher, config: Config, plan: Plan, experts: list[nn.M
     Where the teacher has experts of its own, F begins as the one that owns the larger share of the noise
     levels that F is fitted on.
     """
-    phases = plan.stages[stage]
-    index = phases[0].expert
+    index, level = plan.stages[stage][0].expert, plan.fake_level(stage)
     for i, net in enumerate(experts):
         net.requires_grad_(i == index).zero_grad(set_to_none=True)
-    level = (min(p.low for p in phases) + max(p.high for p in phases)) / 2
     fake = shards.shard(teacher.network(level, lora_of(config, "fake", stage)), teacher.device)
     teacher.settle([experts[index], fake], [net for i, net in enumerate(experts) if i != index], level)
     average = {k: p.detach().clone() for k, p in experts[index].named_parameters()} if plan.ema else None
@@ -229,4 +226,4 @@ def load(folder: Path) -> dict[str, Any]:
         raise UserError(f"checkpoint {bad} is damaged: its checksum does not match; {advice}")
     if content is None:
         return {"step": int(path.name[5:]), "folder": path}
-    return dict(torch.load(io.BytesIO(content), weights_only=True))
+    return dict(torch.load(io.BytesIO(content), map_location="cpu", weights_only=True))  # each goes where it is

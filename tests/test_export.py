@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 import tiny
 import torch
-from diffusers import DiffusionPipeline, WanPipeline
+from diffusers import DiffusionPipeline, WanImageToVideoPipeline, WanPipeline
+from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor
@@ -21,6 +22,7 @@ from pdmd.flow import time_grid
 from pdmd.sample import load_model, noise
 from pdmd.teachers import load_teacher
 from pdmd.teachers.qwen_image import pack
+from pdmd.teachers.students import ABOVE, bounds_of
 
 PROMPTS = ["a red circle", "two small blue squares moving left"]
 
@@ -99,7 +101,8 @@ def test_the_scheduler_gives_exactly_the_training_grid(folders, shift):
         wan.scheduler(time_grid(50, 50.0))
 
 
-@pytest.mark.parametrize(("name", "suffix"), [("wan2.1", ""), ("wan2.1", "_comfyui"), ("qwen-image", "")])
+@pytest.mark.parametrize("suffix", ["", "_comfyui"])
+@pytest.mark.parametrize("name", ["wan2.1", "qwen-image"])
 def test_lora_files_load_by_stock_diffusers(folders, tmp_path, name, suffix):
     """One phase: the base with the file on it is the student, in diffusers' names and in ComfyUI's, which diffusers
     translates back."""
@@ -113,16 +116,21 @@ def test_lora_files_load_by_stock_diffusers(folders, tmp_path, name, suffix):
     torch.testing.assert_close(stock(pipeline, teacher), expected, rtol=0, atol=1e-4)
 
 
-def test_both_experts_load_into_their_places(folders, tmp_path):
+@pytest.mark.parametrize("suffix", ["", "_comfyui"])
+def test_both_experts_load_into_their_places(folders, tmp_path, suffix):
     run = student(folders["wan2.2"], 2, tmp_path / "student")
     expected, teacher = ours(run)
     pipeline = WanPipeline.from_pretrained(folders["wan2.2"])
-    pipeline.load_lora_weights(str(run), weight_name="expert_1.safetensors")
-    pipeline.load_lora_weights(str(run), weight_name="expert_2.safetensors", load_into_transformer_2=True)
-    with safe_open(run / "expert_2.safetensors", "pt") as file:
+    pipeline.load_lora_weights(str(run), weight_name=f"expert_1{suffix}.safetensors")
+    pipeline.load_lora_weights(str(run), weight_name=f"expert_2{suffix}.safetensors", load_into_transformer_2=True)
+    with safe_open(run / f"expert_2{suffix}.safetensors", "pt") as file:
         about = json.loads(file.metadata()["pdmd"])
     assert about["base_transformer"] == "transformer_2"
     assert about["steps_of_this_expert"] == [2, 3]
+    assert (about["licence"], about["guidance_scale"]) == ("apache-2.0", 1.0)
+    assert about["shift"] == pytest.approx(5.0)
+    assert about["grid"] == pytest.approx(time_grid(4, 5.0))
+    assert about["boundaries"] == [pytest.approx(about["grid"][2] + ABOVE)]
     pipeline.register_to_config(boundary_ratio=about["boundaries"][0])
     pipeline.scheduler = teacher.scheduler(about["grid"])
     torch.testing.assert_close(stock(pipeline, teacher), expected, rtol=0, atol=1e-4)
@@ -135,6 +143,87 @@ def test_names_are_comfyuis(folders, tmp_path):
     block = ["self_attn.q", "self_attn.k", "self_attn.v", "self_attn.o", "ffn.0", "ffn.2"]
     block += [f"cross_attn.{part}" for part in "qkvo"]
     assert names == {f"diffusion_model.blocks.{i}.{part}" for i in (0, 1) for part in block}
+
+
+@pytest.mark.parametrize(("name", "form"), [("wan2.1", "diffusers"), ("wan2.2", "lora")])
+def test_a_student_teaches_each_noise_level_by_the_expert_of_its_phase(folders, tmp_path, name, form):
+    """Above a phase's end by its own expert, where the midpoint between two steps would be the next one's."""
+    run = student(folders[name], 2, tmp_path / "student")
+    export(str(run), tmp_path / "out", form)
+    teacher, grid = load_teacher(str(tmp_path / "out")), time_grid(4, 5.0)
+    if form == "diffusers":
+        assert WanPipeline.from_pretrained(tmp_path / "out").config.boundary_ratio == pytest.approx(grid[2] + ABOVE)
+    own = {grid[2] + 0.01: 0, (grid[1] + grid[2]) / 2: 0, grid[1]: 0, grid[2]: 1, grid[3]: 1}
+    x, cond, t = noise(teacher, range(len(own)), 5), teacher.encode(["a cross"] * len(own)), torch.tensor([*own])
+    v = teacher.guided(x, t, cond)
+    for i, (level, expert) in enumerate(own.items()):
+        one = slice(i, i + 1)
+        assert teacher.owner(level) is teacher.experts[expert]
+        expected = teacher.velocity(teacher.experts[expert], x[one], t[one], cond[one])
+        torch.testing.assert_close(v[one], expected, rtol=0, atol=1e-5)
+
+
+def test_bounds_lie_just_above_the_end_of_a_phase():
+    for steps, shift in ((4, 5.0), (50, 12.0), (1000, 12.0)):
+        grid = time_grid(steps, shift)
+        experts = [0, *[1] * (steps - 1)]  # where the grid is at its densest
+        (bound,) = bounds_of(grid, experts)
+        assert grid[1] < bound < grid[0]
+        assert bound - grid[1] <= ABOVE
+    assert bounds_of(time_grid(4, 5.0), [0] * 4) == []
+
+
+@pytest.mark.parametrize("form", ["diffusers", "lora"])
+def test_an_image_to_video_student_leaves_in_both_forms(tmp_path, form):
+    run = student(tiny.wan_i2v(tmp_path / "i2v"), 2, tmp_path / "student")
+    prompts = [tiny.pictured(text) for text in PROMPTS]
+    expected = load_model(str(run)).latents(prompts, [3, 4], None)
+    out = export(str(run), tmp_path / "out", form)
+    model = load_model(str(out))
+    torch.testing.assert_close(model.latents(prompts, [3, 4], None), expected, rtol=0, atol=1e-5)
+    if form == "diffusers":
+        pipeline = WanImageToVideoPipeline.from_pretrained(out)
+    else:
+        pipeline = WanImageToVideoPipeline.from_pretrained(tmp_path / "i2v")
+        pipeline.load_lora_weights(str(out), weight_name="expert_1.safetensors")
+        pipeline.load_lora_weights(str(out), weight_name="expert_2.safetensors", load_into_transformer_2=True)
+        described = json.loads((out / "student.json").read_text())
+        pipeline.register_to_config(boundary_ratio=bounds_of(described["grid"], described["experts"])[0])
+        pipeline.scheduler = model.teacher.scheduler(described["grid"])
+    pipeline.set_progress_bar_config(disable=True)
+    theirs = pipeline(
+        Image.fromarray(prompts[0].image), str(prompts[0]), num_inference_steps=4, output_type="latent",
+        latents=noise(model.teacher, [3], 5), **model.teacher.stock_arguments,
+    )[0]  # fmt: skip
+    torch.testing.assert_close(theirs, expected[:1], rtol=0, atol=1e-4)
+
+
+def test_what_is_exported_trains_and_is_measured(folders, tmp_path, monkeypatch):
+    """Out, in as a teacher, and to the bench, by the command line."""
+    run = student(folders["wan2.1"], 2, tmp_path / "student")
+
+    def pdmd(*words: object) -> None:
+        monkeypatch.setattr("sys.argv", ["pdmd", *map(str, words)])
+        with pytest.raises(SystemExit) as stop:
+            main()
+        assert not stop.value.code
+
+    out = tmp_path / "out"
+    pdmd("export", run, out, "--dtype", "bfloat16")
+    dtypes = {name: x.dtype for name, x in load_file(next((out / "transformer").glob("*.safetensors"))).items()}
+    assert dtypes["blocks.0.attn1.to_q.weight"] == torch.bfloat16
+    assert dtypes["blocks.0.scale_shift_table"] == torch.float32  # as diffusers keeps it
+    settings = ("generator_steps=2", "batch=2", "fits=1", "pool=2", "prompt_count=4", "probe_every=0", "image_every=0")
+    sets = [word for setting in settings for word in ("--set", setting)]
+    pdmd("train", "--teacher", out, *sets, "--student", "lora", "--fake", "lora", "--out", tmp_path / "again")
+    assert (
+        load_model(str(tmp_path / "again")).teacher.identity()["sha256"] == load_teacher(str(out)).identity()["sha256"]
+    )
+    bench = ("bench", "--model", out, "--limit", 2, "--dtype", "bfloat16", "--quiet", "--out", tmp_path / "bench")
+    pdmd(*bench)
+    made = result.load(tmp_path / "bench" / "out" / "result.json")
+    assert made.metric("optical_flow_dis").n == 2
+    assert made.generation["computed"] == {"device": "cpu", "dtype": "bfloat16"}
 
 
 @pytest.mark.parametrize(("name", "kind", "form"), BESIDE)

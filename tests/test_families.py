@@ -1,6 +1,7 @@
 """Every family on the real classes at tiny sizes: like the stock pipeline, through every method, and back."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 import tiny
 import torch
-from diffusers import DiffusionPipeline, QwenImagePipeline
+from diffusers import DiffusionPipeline, QwenImagePipeline, UniPCMultistepScheduler
 from huggingface_hub import errors
 from PIL import Image
 
@@ -17,6 +18,7 @@ from pdmd import state as states
 from pdmd.cli import main
 from pdmd.config import make_config
 from pdmd.errors import UserError
+from pdmd.flow import time_grid
 from pdmd.run import Run
 from pdmd.sample import Guided, load_model, noise
 from pdmd.teachers import families, load_teacher
@@ -226,6 +228,20 @@ def test_embeddings_are_kept_and_the_text_encoder_leaves_memory(family, folder, 
     assert len(calls) == 1
     again.save_student([again.network()], (1.0, 0.0), (0,), tmp_path / "student")
     assert load_teacher(str(tmp_path / "student")).pipeline.text_encoder is not None
+
+
+def test_a_published_wans_shift_is_its_unipc_schedulers(folders, tmp_path):
+    """Wan's own folders have no Euler scheduler: its shift is UniPC's `flow_shift`."""
+    folder = shutil.copytree(folders["wan2.1"], tmp_path / "unipc")
+    unipc = UniPCMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=5.0)
+    unipc.save_pretrained(folder / "scheduler")
+    index = json.loads((folder / "model_index.json").read_text())
+    index["scheduler"] = ["diffusers", "UniPCMultistepScheduler"]
+    (folder / "model_index.json").write_text(json.dumps(index))
+    teacher = load_teacher(str(folder))
+    assert type(teacher.pipeline.scheduler) is UniPCMultistepScheduler
+    assert (teacher.shift, load_teacher(str(folders["wan2.1"])).shift) == (5.0, 3.0)
+    assert teacher.grid(4) == pytest.approx(time_grid(4, 5.0))
 
 
 def edited(folder: Path, to: Path, name: str, **values: object) -> Path:

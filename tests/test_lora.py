@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from pdmd import state as states
 from pdmd import step
+from pdmd.cli import main
 from pdmd.config import make_config
 from pdmd.errors import UserError
 from pdmd.run import Run
@@ -170,6 +171,28 @@ def test_f_begins_anew_in_every_stage_and_the_old_one_leaves_the_base(wan):
     assert not torch.equal(next(first.parameters()), next(state.fake.net.parameters()))
     layer = next(m for m in state.fake.net.base.modules() if hasattr(m, "lora_A"))
     assert sorted(layer.lora_A) == ["expert_0", "expert_1", "fake"]
+
+
+def test_the_papers_recipe_and_the_flags_over_it(monkeypatch):
+    """What the paper reports, for every teacher that is not embedded; --student and --fake replace it."""
+    config = make_config(None, "owner/name")
+    assert (config.student, config.student_rank, config.student_alpha, config.fake) == ("lora", 64, 8, "full")
+    assert (config.lr, config.fake_lr, config.fits, config.batch, config.steps) == (5e-5, 4e-7, 5, 64, 4)
+    assert [len(phase.times) - 1 for phase in config.plan().phases] == [2, 2]
+    configs = []
+
+    def asked(config):
+        configs.append(config)
+        raise UserError("enough")
+
+    monkeypatch.setattr("pdmd.train.prepare", asked)
+    for words in ((), ("--student", "full"), ("--fake", "lora"), ("--student", "full", "--fake", "lora")):
+        monkeypatch.setattr("sys.argv", ["pdmd", "train", "--teacher", "owner/name", *words])
+        with pytest.raises(SystemExit) as stop:
+            main()
+        assert stop.value.code == 2
+    kinds = [(config.student, config.fake) for config in configs]
+    assert kinds == [("lora", "full"), ("full", "full"), ("lora", "lora"), ("full", "lora")]
 
 
 def test_the_mixture_refuses_adapters():

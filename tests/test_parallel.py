@@ -42,7 +42,7 @@ def same(a: Path, b: Path) -> None:
     for one, other in zip(found, expected, strict=True):
         assert one.keys() == other.keys()
         for name in one.keys() - {"seconds"}:
-            assert one[name] == pytest.approx(other[name], rel=1e-5, abs=1e-6), (name, one["step"])
+            assert one[name] == pytest.approx(other[name], rel=1e-5, abs=1e-9), (name, one["step"])
 
 
 @pytest.fixture(scope="module")

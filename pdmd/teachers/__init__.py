@@ -7,19 +7,21 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal, Protocol, TypeVar
+from typing import Any, Literal, Protocol, TypeVar, get_args
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pdmd.errors import UserError
+from pdmd.errors import UserError, first_line, suggest
 from pdmd.files import SUMS, check_seal, check_sums
 
 #: The model card in a student's folder, which may be edited.
 CARD = "README.md"
 #: A teacher's weight w of guidance: one number, or one for each of its experts.
 Weights = float | Sequence[float]
+Dtype = Literal["float32", "bfloat16"]
+DTYPES = get_args(Dtype)
 C = TypeVar("C", bound="Cond")
 
 
@@ -53,11 +55,34 @@ class Compute:
     `device`: torch's name of where that happens.
     """
 
-    dtype: Literal["float32", "bfloat16"] = "float32"
+    dtype: Dtype = "float32"
     checkpointing: bool = False
     offload: bool = False
     compile: bool = False
     device: str = "cpu"
+
+    @property
+    def stated(self) -> dict[str, str]:
+        """What an identity says of it: dtype and device where they are not the default, float32 on the CPU."""
+        of = {"dtype": self.dtype, "device": self.device}
+        return {key: value for key, value in of.items() if value != getattr(Compute, key)}
+
+
+def check_device(device: str) -> None:
+    """Raises UserError for a device that is not here, and for one that computes nothing."""
+    try:
+        float(torch.zeros(1, device=device))
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise UserError(f"device {device!r} cannot be used here: {first_line(error)}") from None
+
+
+def compute_in(device: str, dtype: str) -> Compute:
+    """How to run networks that no one trains. Raises UserError for a dtype that is none and a device that is not
+    here."""
+    check_device(device)
+    if dtype not in DTYPES:
+        raise UserError(f"dtype {dtype!r}: {suggest(dtype, DTYPES)}")
+    return Compute(dtype, device=device)  # type: ignore[arg-type]
 
 
 class Cond(Protocol):
@@ -136,6 +161,9 @@ class Teacher(Protocol):
         the expert of each step."""
 
 
+MIXTURE_AS_IT_IS = "teacher mixture runs as it is: leave out dtype, checkpointing, offload, compile, device"
+
+
 def _shipped(name: str, folder: str, guidance: Weights | None, compute: Compute) -> Teacher:
     """The pipeline in pdmd/sprites/FOLDER."""
     from pdmd.teachers.families import load
@@ -151,7 +179,7 @@ def _mixture(guidance: Weights | None, compute: Compute) -> Teacher:
     if guidance is not None:
         raise UserError("teacher mixture has no conditions and takes no guidance")
     if compute != Compute():
-        raise UserError("teacher mixture runs as it is: leave out dtype, checkpointing, offload, compile, device")
+        raise UserError(MIXTURE_AS_IT_IS)
     return Mixture()
 
 
@@ -194,16 +222,22 @@ def route(described: Any) -> tuple[list[float], list[int]]:
     return grid, steps
 
 
-def load_student(folder: Path, count: int) -> tuple[Teacher, list[nn.Module], dict[str, Any]]:
+def load_student(
+    folder: Path, count: int, compute: Compute | None = None
+) -> tuple[Teacher, list[nn.Module], dict[str, Any]]:
     """A student's teacher, its `count` experts and its identity, from what `save_student` wrote.
 
-    Raises UserError for what cannot be loaded, and for files that are not those of its checksums, where it has any.
+    Raises UserError for what cannot be loaded, for files that are not those of its checksums, where it has any, and for
+    a device that is not here.
     """
     check_seal(folder)
+    compute = compute or Compute()
     if (folder / "expert_0.safetensors").is_file():
         from pdmd.teachers import mixture
 
+        if compute != Compute():
+            raise UserError(MIXTURE_AS_IT_IS)
         return mixture.load_student(folder, count)
     from pdmd.teachers import families
 
-    return families.load_student(folder, count)
+    return families.load_student(folder, count, compute)

@@ -23,7 +23,7 @@ from torch import nn
 from pdmd.embeddings import Embeddings
 from pdmd.errors import UserError, first_line
 from pdmd.files import check_seal, parse_json
-from pdmd.teachers import Compute, Weights, load_teacher
+from pdmd.teachers import Compute, Weights, check_device, load_teacher
 from pdmd.teachers.lora import plain
 from pdmd.teachers.pipeline import PipelineTeacher, folder_sha256
 from pdmd.teachers.qwen_image import QwenImage
@@ -63,8 +63,7 @@ def load(
 ) -> PipelineTeacher:
     """A teacher from a folder or a hub id; where `embeddings` names a folder, prompt embeddings are kept in it.
     A student's folder is a teacher with all its experts, its checksums those that it states unless it is `checked`
-    already. Raises UserError for what is no pipeline, of no family known
-    here, or damaged."""
+    already. Raises UserError for what is no pipeline, of no family known here, or damaged."""
     described = read_student(Path(spec))
     if described and not checked:
         check_seal(Path(spec))
@@ -81,12 +80,9 @@ def load(
     family = FAMILIES[kind]
     for library in (diffusers.utils.logging, transformers.utils.logging):
         library.disable_progress_bar()  # loading's bars; ours are for work that takes time
-    without = {} if embeddings is None else {"text_encoder": None}
+    without = {} if embeddings is None else dict.fromkeys(family.encoders)
     compute = compute or Compute()
-    try:
-        torch.empty(0, device=compute.device)
-    except (RuntimeError, AssertionError) as error:
-        raise UserError(f"device {compute.device!r} cannot be used here: {first_line(error)}") from None
+    check_device(compute.device)
     weights = getattr(torch, compute.dtype)
     dtypes = {"transformer": weights, "transformer_2": weights, "default": torch.float32}
     try:
@@ -102,21 +98,22 @@ def load(
         raise UserError(f"cannot load {spec} as a {kind}: {first_line(error)}") from None
     teacher.spec = name or (str(folder.resolve()) if Path(spec).exists() else str(spec))
     if embeddings is not None:
-        teacher.embeddings = Embeddings(embeddings, folder)
+        teacher.embeddings = Embeddings(embeddings, folder, family.encoders)
     if described:
-        teacher.take(_whole(teacher, max(described["experts"]) + 1), bounds_of(described["grid"], described["experts"]))
+        experts = _whole(teacher, max(described["experts"]) + 1, weights)
+        teacher.take(experts, bounds_of(described["grid"], described["experts"]))
     teacher.run_as(compute)
     return teacher
 
 
-def _whole(own: PipelineTeacher, count: int) -> list[nn.Module]:
+def _whole(own: PipelineTeacher, count: int, weights: torch.dtype) -> list[nn.Module]:
     """The `count` experts of a student's pipeline folder."""
     experts: list[nn.Module] = []
     for name in expert_names(count):
         net = getattr(own.pipeline, name, None)
         if net is None:  # the stock pipeline has no place for it
             try:
-                net = type(own.pipeline.transformer).from_pretrained(own.folder / name, dtype=torch.float32)
+                net = type(own.pipeline.transformer).from_pretrained(own.folder / name, dtype=weights)
             except Exception as error:  # as above
                 raise UserError(f"cannot load expert {own.folder / name}: {first_line(error)}") from None
         experts.append(net.requires_grad_(False).eval())
@@ -184,13 +181,15 @@ def check_parts(index: Path) -> None:
             raise UserError(f"{index}: its {part} is of no class of {' or '.join(LIBRARIES)}")
 
 
-def load_student(folder: Path, count: int) -> tuple[PipelineTeacher, list[nn.Module], dict[str, Any]]:
+def load_student(
+    folder: Path, count: int, compute: Compute | None = None
+) -> tuple[PipelineTeacher, list[nn.Module], dict[str, Any]]:
     """A student's pipeline, its `count` experts and its identity, from what `save_student` wrote and `check_seal` has
     found whole."""
     described = read_student(folder)
     if described and "lora" in described:
-        own = _base(folder, described)
+        own = _base(folder, described, compute=compute)
         identity = own.identity() | {"path": str(folder), "sha256": folder_sha256(folder)}
         return own, attach(own, folder, described), identity | {"kind": "student"}
-    own = load(folder, checked=True)
+    own = load(folder, checked=True, compute=compute)
     return own, own.experts, own.identity() | {"kind": "student"}

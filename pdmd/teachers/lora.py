@@ -99,6 +99,11 @@ def base_of(net: nn.Module) -> nn.Module:
     return net.base if isinstance(net, Adapted) else net
 
 
+def adapters_of(base: nn.Module) -> list[nn.Module]:
+    """What adapters have added to a network, by whatever name."""
+    return [part for layer in _layers(base).values() for part in (layer.lora_A, layer.lora_B)]
+
+
 def plain(net: nn.Module) -> nn.Module:
     """A float32 copy of a network without any adapter; with its own merged into it where it is an `Adapted`."""
     name = net.name if isinstance(net, Adapted) else None

@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from functools import cached_property
 from importlib.resources import files
 from pathlib import Path
@@ -22,8 +22,8 @@ from pdmd import parallel, shards
 from pdmd.embeddings import Embeddings, Rows
 from pdmd.errors import UserError
 from pdmd.flow import shift_of, time_grid
-from pdmd.teachers import Compute, Lora
-from pdmd.teachers.lora import Adapted, adapt, base_of, checkpoint_blocks, plain, remove
+from pdmd.teachers import Compute, Lora, residence
+from pdmd.teachers.lora import Adapted, adapt, checkpoint_blocks, plain, remove
 from pdmd.teachers.settings import Settings
 
 #: Clips of small frames are decoded together, up to so many pixels: one clip of 81 frames of 480 x 832.
@@ -43,6 +43,9 @@ class PipelineTeacher(ABC):
     adapted_layers: ClassVar[str]
     #: Names of those layers in ComfyUI, where they differ: diffusers' part of the name -> ComfyUI's.
     comfyui_names: ClassVar[dict[str, str]] = {}
+    #: The pipeline's text encoders, by name; a tokenizer's is that of its encoder with "tokenizer" in place of
+    #: "text_encoder".
+    encoders: ClassVar[tuple[str, ...]] = ("text_encoder",)
     #: Of the family's published weights, and so of what is trained from them.
     licence: ClassVar[str] = "apache-2.0"
     #: Whether its prompts are `Pictured`: a first frame with each.
@@ -95,26 +98,8 @@ class PipelineTeacher(ABC):
         self.experts[0].to(self.device)  # others wait on the CPU
 
     def settle(self, nets: Sequence[nn.Module], others: Sequence[nn.Module], t: float) -> None:
-        if parallel.size() > 1:
-            return  # all are shared out over the devices
-        kept = [base_of(net) for net in (*nets, self.owner(t))]
-        for net in (*self.experts, *others):
-            if not any(base_of(net) is one for one in kept):
-                base_of(net).to("cpu")
-        for net in kept:
-            net.to(self.device)
-
-    @contextmanager
-    def _on_device(self, net: nn.Module) -> Iterator[None]:
-        """The network is on the device while it runs; one that waits on the CPU goes back after."""
-        away = next(net.parameters()).device != self.device
-        if away:
-            net.to(self.device)
-        try:
-            yield
-        finally:
-            if away:
-                net.to("cpu")
+        if parallel.size() == 1:  # else all are shared out over the devices
+            residence.settle([*nets, self.owner(t)], [*self.experts, *others], self.device)
 
     def _prepare(self, net: Any) -> nn.Module:
         """A whole network with what it has of its own to be run as `compute` says."""
@@ -126,7 +111,8 @@ class PipelineTeacher(ABC):
 
     def run(self, net: nn.Module, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """A network's output, float32, run as `compute` says."""
-        with self._on_device(base_of(net)), ExitStack() as stack:
+        short = self.compute.checkpointing or self.compute.offload
+        with residence.visiting(net, self.experts if short else (), self.device), ExitStack() as stack:
             if self.compute.dtype != "float32":
                 # Its cache would keep a copy of all weights in training until the network is through.
                 half = getattr(torch, self.compute.dtype)
@@ -139,6 +125,14 @@ class PipelineTeacher(ABC):
     @abstractmethod
     def defaults(pipeline: Any) -> Settings:
         """The family's settings for such a pipeline."""
+
+    @staticmethod
+    def latent(vae: Mapping[str, Any], settings: Settings) -> tuple[int, ...]:
+        """The shape of one latent by the autoencoder's configuration alone: what memory is estimated by before anything
+        is loaded. Here for Wan's kind of autoencoder. Raises KeyError where that does not say enough."""
+        side = vae.get("scale_factor_spatial") or 2 ** len(vae["temperal_downsample"])
+        frames = 1 + (settings.frames - 1) // (vae.get("scale_factor_temporal") or 4)
+        return (vae["z_dim"], frames, settings.height // side, settings.width // side)
 
     @property
     @abstractmethod
@@ -172,8 +166,12 @@ class PipelineTeacher(ABC):
     @torch.no_grad()
     def encode(self, prompts: Sequence[str]) -> Any:
         if self.embeddings is None:
-            return self.collate(self.embed(list(prompts))).to(self.device)
-        rows = self.embeddings.rows(self.pipeline, [*prompts, self.no_prompt], self.embed)
+            with ExitStack() as stack:
+                for name in self.encoders:
+                    stack.enter_context(residence.visiting(getattr(self.pipeline, name), (), self.device))
+                rows = self.embed(list(prompts))
+            return self.collate(rows).to(self.device)
+        rows = self.embeddings.rows(self.pipeline, [*prompts, self.no_prompt], self.embed, self.device)
         return self.collate(rows[:-1]).to(self.device)
 
     @cached_property

@@ -21,13 +21,15 @@ from torch import nn
 from pdmd.errors import UserError, first_line
 from pdmd.files import parse_json
 from pdmd.flow import shift_of
-from pdmd.teachers import CARD, Lora, route
+from pdmd.teachers import CARD, Lora, residence, route
 from pdmd.teachers.card import card
 from pdmd.teachers.lora import adapt
 from pdmd.teachers.pipeline import PipelineTeacher
 from pdmd.teachers.settings import SETTINGS_FILE, Settings
 
 STUDENT_FILE = "student.json"
+#: So far above a phase's end lies the bound of its expert: schedulers come to a grid's points within 1e-6.
+ABOVE = 1e-4
 #: What diffusers' `load_lora_weights` expects before a transformer's names, and ComfyUI before its own.
 DIFFUSERS, COMFYUI = "transformer.", "diffusion_model."
 
@@ -38,8 +40,10 @@ def expert_names(count: int) -> list[str]:
 
 
 def bounds_of(grid: Sequence[float], steps: Sequence[int]) -> list[float]:
-    """Noise levels between the last step of each expert and the first of the next."""
-    return [(grid[i] + grid[i + 1]) / 2 for i, (a, b) in enumerate(pairwise(steps)) if a != b]
+    """The noise levels below which the next expert takes over: just above where each phase ends, so that the step that
+    starts there is the next one's and whatever lies above is the phase's own."""
+    ends = [(grid[i], grid[i + 1]) for i, (a, b) in enumerate(pairwise(steps)) if a != b]
+    return [end + min(ABOVE, (before - end) / 2) for before, end in ends]
 
 
 def student_settings(settings: Settings, grid: Sequence[float]) -> Settings:
@@ -54,7 +58,7 @@ def save_pipeline(
     the grid. Experts that the stock pipeline has no place for stand beside it."""
     bounds = bounds_of(grid, steps)
     own = {"scheduler": teacher.scheduler(grid), **teacher.student_parts(experts, bounds)}
-    with teacher.embeddings.loaded(teacher.pipeline) if teacher.embeddings else nullcontext():
+    with teacher.embeddings.loaded(teacher.pipeline, residence.CPU) if teacher.embeddings else nullcontext():
         teacher.pipeline_class(**teacher.pipeline.components | own).save_pretrained(to)
     stock = len(experts) == sum(own.get(name) is not None for name in expert_names(len(experts)))
     for name, net in zip(expert_names(len(experts)), experts, strict=True):
