@@ -140,8 +140,7 @@ def run_together(
     prompts: PromptSet, models: Sequence[Model], out: Path, batch_size: int = 2, codec: Codec = CODEC
 ) -> list[list[Sample]]:
     """Several processes' generate() as threads with a barrier; what each returns. They take turns, each at work until
-    it waits: an autoencoder keeps its state. Give LOSSLESS: libx264 was seen to write
-    other bytes for the same frames in 5 of 72 clips, off the main thread."""
+    it waits: an autoencoder keeps its state."""
     barrier, turn = threading.Barrier(len(models), timeout=600), threading.Lock()
 
     def wait() -> None:

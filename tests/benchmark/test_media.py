@@ -28,10 +28,13 @@ def test_a_video_keeps_frames_size_fps_and_quality(clip, tmp_path, fps: float, e
     assert [p.name for p in tmp_path.iterdir()] == ["a.mp4"]
 
 
-def test_the_same_frames_give_the_same_bytes(clip, tmp_path) -> None:
-    for name in "ab":
-        media.write_video(tmp_path / f"{name}.mp4", clip, 8)
-    assert (tmp_path / "a.mp4").read_bytes() == (tmp_path / "b.mp4").read_bytes()
+def test_the_same_frames_give_the_same_bytes(tmp_path) -> None:
+    """Of this clip x264 has several encodings where it may use its AVX-512 kernels."""
+    frames, made = world.render(world.sample_scene(np.random.default_rng(2))), set()
+    for i in range(20):
+        media.write_video(tmp_path / f"{i}.mp4", frames, 8)
+        made.add((tmp_path / f"{i}.mp4").read_bytes())
+    assert len(made) == 1
 
 
 def test_png_is_lossless_and_one_frame(clip, tmp_path) -> None:
