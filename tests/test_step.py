@@ -61,7 +61,8 @@ def test_a_short_training_beats_the_teacher_at_as_few_steps(method):
     after = sampled(plan, distil(plan, STEPS))
     assert after.coverage >= before.coverage
     assert after.weights_tv < 0.8 * before.weights_tv
-    if plan.target == "exact":  # the x0 target spreads the modes: its importance weight is no exact one
+    stops = any(phase.random_stop for phase in plan.phases)
+    if plan.target == "exact" and not stops:  # the x0 target spreads the modes, and so, at first, do random stops
         assert after.spread < before.spread
 
 

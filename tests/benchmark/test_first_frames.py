@@ -22,7 +22,7 @@ SUITE = get_suite(FIRST_FRAMES)
 
 
 def test_rendered_first_frames_show_what_the_pair_describes(renderer, tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr("pdmd.sample.load_model", lambda name: renderer)
+    monkeypatch.setattr("pdmd.sample.load_model", lambda name, **_: renderer)
     arguments = ["bench", "prepare-i2v", "--model", "any", "--limit", "4", "--out", str(tmp_path)]
     done = CliRunner().invoke(app, arguments)
     assert done.exit_code == 0, done.output
@@ -144,7 +144,7 @@ def test_suites_and_models_that_do_not_go_together_are_refused(renderer, make_he
         prepare(SUITE, load_prompts(SUITE, "open"), heir, tmp_path / "none")
     assert not (tmp_path / "none").exists()
     heir.domain = "sprites"
-    monkeypatch.setattr("pdmd.sample.load_model", lambda name: heir)
+    monkeypatch.setattr("pdmd.sample.load_model", lambda name, **_: heir)
     arguments = ["bench", "--model", "x", "--limit", "1", "--quiet", "--out", str(tmp_path), "--suite"]
     done = CliRunner().invoke(app, [*arguments, "all"])
     assert done.exit_code == 0, done.output

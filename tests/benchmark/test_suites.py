@@ -87,7 +87,7 @@ def test_seeds_of_different_prompts_never_meet(name: str, count: int) -> None:
 
 def test_all_is_every_suite_that_the_models_can_do(make_renderer, tmp_path, monkeypatch) -> None:
     renderer = make_renderer()
-    monkeypatch.setattr("pdmd.sample.load_model", lambda name: renderer)
+    monkeypatch.setattr("pdmd.sample.load_model", lambda name, **_: renderer)
     arguments = ["bench", "--suite", "all", "--model", "x", "--out", str(tmp_path), "--limit", "1", "--quiet"]
     done = CliRunner().invoke(app, arguments)
     assert done.exit_code == 0, done.output
