@@ -26,7 +26,7 @@ NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")  
 def amount(values: Sequence[float], scale: str, sign: str = "") -> str:
     """One value, or a value and the ends of its interval, in the metric's terms; `sign` "+" shows that of gains."""
     factor, unit = {RATIO.name: (100, " %"), SHARE.name: (100, " points")}.get(scale, (1, ""))
-    shown = [f"{factor * value:{sign}.3g}" for value in values]
+    shown = [f"{factor * value + 0.0:{sign}.3g}" for value in values]  # + 0.0: no minus before nothing
     return shown[0] + unit + (f" ({shown[1]} to {shown[2]})" if len(shown) > 1 else "")
 
 
