@@ -14,9 +14,7 @@ from pdmd.files import sha256, write_whole
 from . import gates as gate_files
 from . import result
 from .compare import Comparison, compare
-from .sides import locate, read_side
-
-BESIDE = ("items.csv", "prompts.csv")
+from .sides import BESIDE, locate, read_side
 
 
 @dataclass(frozen=True)

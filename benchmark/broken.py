@@ -30,6 +30,7 @@ from .gates import NOT_MEASURED
 from .provenance import commit_text
 from .report import grid
 from .run import run_suite
+from .sides import BESIDE
 from .suites import SUITES
 
 #: The suites of the embedded text-to-video teacher.
@@ -38,7 +39,6 @@ WHOLE = "whole"
 #: What makes torch's own kernels, oneDNN and MKL compute as on a processor without AVX-512.
 OLDER = {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2", "MKL_ENABLE_INSTRUCTIONS": "AVX2"}
 OTHER_NOISE = 1_000_000  # added to every seed
-FILES = ("result.json", "items.csv", "prompts.csv")
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,7 @@ def measure(case: Case, folder: Path, runs: Path, results: Path) -> None:
         (path,) = run_suite(suite, [model], runs / "bench" / slug(case.name) / name, quiet=True)
         kept = results / slug(case.name) / name
         kept.mkdir(parents=True, exist_ok=True)
-        for file in FILES:
+        for file in ("result.json", *BESIDE):
             if (path.parent / file).is_file():
                 shutil.copyfile(path.parent / file, kept / file)
 

@@ -38,6 +38,8 @@ SETTINGS = {
 }
 #: Of an estimator's provenance, what may differ: where it ran and where its weights lay (their sha256 may not).
 INCIDENTAL = ("device", "weights", "trunk_weights")
+#: What lies beside a result.json and belongs to it, prompts.csv not always.
+BESIDE = ("items.csv", "prompts.csv")
 SAME_MEAN = 1e-6  # relative: a sum in another order moves a mean by less
 SHOWN_PROBLEMS = 3  # of a metric, in one reason
 
@@ -111,25 +113,25 @@ def refuse(old: Side, new: Side, same_noise: bool = True) -> None:
     The models, their steps and their guidance may differ: they are what is compared. Without `same_noise` the seeds may
     differ too.
     """
-    for what, a, b in _settings(old, new):
-        if a != b and (same_noise or "seeds" not in what):
+    for what, a, b in _settings(old, new, same_noise):
+        if a != b:
             raise UserError(f"not comparable: {what} differs, {_plain(a)} in {old.path}, {_plain(b)} in {new.path}")
 
 
-def _settings(old: Side, new: Side) -> Iterator[tuple[str, Any, Any]]:
-    """Everything that must agree, both values by name."""
+def _settings(old: Side, new: Side, same_noise: bool) -> Iterator[tuple[str, Any, Any]]:
+    """Everything that must agree, both values by name; the seeds only with `same_noise`."""
     a, b = old.result, new.result
     yield "suite", a.suite, b.suite
     for what, (part, key) in SETTINGS.items():
         one, other = (side.generation.get(part, {}).get(key) for side in (a, b))
-        if one is not None and other is not None:
+        if one is not None and other is not None and (same_noise or key != "seeds"):
             yield what, one, other
     yield from _estimators(a, b)
     texts, others = old.first("prompt"), new.first("prompt")
     for key in sorted(texts.keys() & others.keys()):
         yield f"the text of prompt {key}", texts[key], others[key]
     seeds, clips = (_seeds(old), _seeds(new)), (_clips(old), _clips(new))
-    for key in sorted(seeds[0].keys() & seeds[1].keys()):
+    for key in sorted(seeds[0].keys() & seeds[1].keys()) if same_noise else ():
         if not (seeds[0][key] <= seeds[1][key] or seeds[1][key] <= seeds[0][key]):  # else one is missing, a gate's case
             yield f"the seeds of prompt {key}", sorted(seeds[0][key]), sorted(seeds[1][key])
     if all(clips):

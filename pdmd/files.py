@@ -113,8 +113,7 @@ def check_sums(listing: Path, *names: str) -> None:
 
 def seal(folder: Path, *but: str) -> None:
     """Write SUMS into a folder: of all files in it and below but those named. Raises OSError."""
-    found = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("[!.]*") if path.is_file())
-    (folder / SUMS).write_text(sums(folder, (name for name in found if name not in (SUMS, *but))), encoding="utf-8")
+    (folder / SUMS).write_text(sums(folder, _below(folder, SUMS, *but)), encoding="utf-8")
 
 
 def check_seal(folder: Path) -> None:
@@ -146,10 +145,13 @@ def changed(listing: Path, *names: str) -> Path | None:
 
 
 def _sums(listing: Path, names: Sequence[str]) -> str:
-    folder = listing.parent
-    below = (path.relative_to(folder).as_posix() for path in folder.rglob("[!.]*") if path.is_file())
-    names = names or sorted(name for name in below if name != listing.name)
-    return sums(folder, names)
+    return sums(listing.parent, names or _below(listing.parent, listing.name))
+
+
+def _below(folder: Path, *but: str) -> list[str]:
+    """The files in a folder and below, but hidden ones and those named."""
+    found = (path.relative_to(folder).as_posix() for path in folder.rglob("[!.]*") if path.is_file())
+    return sorted(name for name in found if name not in but)
 
 
 def sums(folder: Path, names: Iterable[str]) -> str:

@@ -15,11 +15,10 @@ from pdmd.errors import UserError
 from pdmd.files import SUMS, changed, parse_json, whole_folder, write_sums
 
 from ..media import inside
-from ..sides import Side, read_side
+from ..sides import BESIDE, Side, read_side
 from .draw import drawn
 from .work import Student, Work, teacher_sha256
 
-FILES = ("result.json", "items.csv", "prompts.csv")
 STUDENT = "student.json"
 
 
@@ -39,7 +38,7 @@ def keep(work: Work, samples: str, student: Student, side: Side) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     shutil.rmtree(target, ignore_errors=True)
     with whole_folder(target) as part:
-        for path in (inside(side.path.parent, name) for name in (*FILES, *drawn(side))):
+        for path in (inside(side.path.parent, name) for name in ("result.json", *BESIDE, *drawn(side))):
             if path.is_file():
                 copy = part / path.relative_to(side.path.parent)
                 copy.parent.mkdir(exist_ok=True)

@@ -49,9 +49,9 @@ def asked(work: Work, key: str, prompts: Path | None = None) -> int:
     return len(load_prompts(get_suite(SAMPLES[key].suite), "sprites", prompts).prompts[: work.limit])
 
 
-def is_kept(work: Work, key: str, student: Student) -> bool:
-    """Whether a student's result is kept, so that it need not be trained."""
-    return kept.find(work, key, student, asked(work, key)) is not None
+def is_kept(work: Work, key: str, student: Student, prompts: Path | None = None, folder: str = "") -> bool:
+    """Whether a student's result is kept, so that it need not be trained; arguments as of `measured`."""
+    return kept.find(work, folder or key, student, asked(work, key, prompts)) is not None
 
 
 def measured(

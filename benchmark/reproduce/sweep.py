@@ -19,8 +19,7 @@ from .. import provenance
 from ..diversity import CLIP_VALUES
 from ..frechet import LEAST_PROMPTS, NAME
 from ..report import grid
-from . import kept
-from .measure import asked, measured
+from .measure import is_kept, measured
 from .work import DMD, FEW_STEP, PHASED, SGTS, Student, Work, finished, train
 
 SWEPT = {variant.method: variant for variant in (DMD, FEW_STEP, SGTS, PHASED)}
@@ -53,14 +52,10 @@ def rates(work: Work, methods: Iterable[str]) -> dict[str, float]:
         raise UserError(f"the sweep of learning rates needs --limit {LEAST_PROMPTS} or more; or give --set lr=RATE")
     file = work.runs / "sweep-prompts.jsonl"
     write_text(file, prompts())
-    n = asked(work, "clips", file)
-
-    def known(student: Student) -> bool:
-        return kept.find(work, "sweep", student, n) is not None
-
+    known = {s for m in SWEPT for s in students(work, m) if is_kept(work, "clips", s, file, "sweep")}
     every = [s for method in wanted for s in students(work, method)]
-    lost = {s.name: why for s in every if not known(s) and (why := diverged(work, s))}
-    done = {m: [s for s in students(work, m) if known(s) or finished(s.folder(work))] for m in SWEPT}
+    lost = {s.name: why for s in every if s not in known and (why := diverged(work, s))}
+    done = {m: [s for s in students(work, m) if s in known or finished(s.folder(work))] for m in SWEPT}
     done = {m: each for m, each in done.items() if m in wanted or len(each) == len(RATES)}  # others' as far as whole
     if none := [method for method in wanted if not done[method]]:
         raise UserError(f"{none[0]} diverges at every learning rate of the sweep: {next(iter(lost.values()))}")
