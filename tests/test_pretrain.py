@@ -32,6 +32,21 @@ def test_muon_steps_as_torch_does():
     assert float((ours - theirs).detach().abs().max()) < 2e-3  # torch iterates in bfloat16
 
 
+def test_each_process_orthogonalises_a_share_and_all_have_all(monkeypatch):
+    matrices = [torch.randn(6, 4, generator=torch.Generator().manual_seed(seed)) for seed in range(5)]
+    alone = training.orthogonalise_together(matrices)
+    shares: list[torch.Tensor] = []
+    monkeypatch.setattr(training.parallel, "size", lambda: 2)
+    monkeypatch.setattr(training.parallel, "mean", lambda flat: shares.append(flat) or flat)
+    for rank in range(2):
+        monkeypatch.setattr(training.parallel, "rank", lambda rank=rank: rank)
+        training.orthogonalise_together(matrices)
+    assert not (shares[0] * shares[1]).any()
+    monkeypatch.setattr(training.parallel, "mean", lambda flat: sum(shares) / 2)
+    for whole, expected in zip(training.orthogonalise_together(matrices), alone, strict=True):
+        assert torch.equal(whole, expected)
+
+
 def test_optimizers_move_the_kernels_themselves():
     conv = torch.nn.Conv3d(3, 8, 3)
     before = conv.weight.detach().clone()
@@ -135,7 +150,7 @@ def test_the_sister_starts_as_the_teacher_and_becomes_a_stock_pipeline(brief, tm
     pretrain.main()
     teacher = WanPipeline.from_pretrained(first / "pipeline", torch_dtype=torch.float32)
     net = pretrain_i2v.sister(teacher.transformer, 16)
-    x, t, cond = torch.randn(1, 28, 5, 8, 8), torch.tensor([500.0]), torch.randn(1, 16, 64)
+    x, t, cond = torch.randn(1, 28, 3, 8, 8), torch.tensor([500.0]), torch.randn(1, 16, 64)
     assert torch.equal(net(x, t, cond)[0], teacher.transformer(x[:, :12], t, cond)[0])
     monkeypatch.setattr(pretrain_i2v, "STEPS", 2)
     monkeypatch.setattr(pretrain_i2v, "PREVIEW_CLIPS", 2)

@@ -65,7 +65,7 @@ def test_the_reader_s_mean_flow_is_the_true_one():
         s = scene(seed)
         true = np.linalg.norm(world.true_flow(s), axis=-1).mean()
         assert reader.mean_flow(reader.read(world.render(s))) == pytest.approx(true, rel=0.05, abs=1e-3)
-    assert reader.mean_flow(reader.read(np.full((17, 64, 64, 3), 128, np.uint8))) is None
+    assert reader.mean_flow(reader.read(np.full((world.FRAMES, 64, 64, 3), 128, np.uint8))) is None
 
 
 @pytest.mark.parametrize("stated", [{"colour": "pink"}, {"hue": "red"}, {"motion": "still", "speed": "slowly"}])
@@ -128,8 +128,8 @@ def test_reader_reads_images():
 
 
 def test_reader_sees_nothing_where_nothing_is():
-    noise = np.random.default_rng(0).integers(0, 256, (17, 64, 64, 3)).astype(np.uint8)
-    empty = np.repeat(np.clip(world.ground("sand"), 0, 255).astype(np.uint8)[None], 17, 0)
+    noise = np.random.default_rng(0).integers(0, 256, (world.FRAMES, 64, 64, 3)).astype(np.uint8)
+    empty = np.repeat(np.clip(world.ground("sand"), 0, 255).astype(np.uint8)[None], world.FRAMES, 0)
     for video in (noise, empty):
         factors = reader.read(video).factors
         assert factors["shape"] is None

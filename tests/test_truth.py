@@ -46,7 +46,7 @@ def test_covered_cells_hold_the_area_of_the_objects(scenes):
 def test_the_loss_is_small_where_the_tokens_tell_and_that_of_a_guess_where_they_do_not(scenes, transformer):
     asked = known(scenes)
     heads = truth.Heads(transformer)
-    tokens = torch.randn(len(scenes), 80, 64, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    tokens = torch.randn(len(scenes), 48, 64, generator=torch.Generator().manual_seed(0), requires_grad=True)
     optimizer = torch.optim.Adam([tokens, *heads.parameters()], lr=0.05)
     first = None
     for _ in range(150):
@@ -83,7 +83,7 @@ def test_a_cell_is_asked_of_the_token_that_holds_it(transformer):
 def test_gradient_reaches_the_blocks_up_to_the_one_that_is_read(scenes, transformer):
     before = copy.deepcopy(transformer)
     heads = truth.Heads(transformer)
-    x, t, cond = torch.randn(8, 12, 5, 8, 8), torch.full((8,), 500.0), torch.randn(8, 16, 64)
+    x, t, cond = torch.randn(8, 12, 3, 8, 8), torch.full((8,), 500.0), torch.randn(8, 16, 64)
     v = transformer(x, t, cond, return_dict=False)[0]
     assert torch.equal(v, before(x, t, cond, return_dict=False)[0])  # taking changes nothing
     heads.loss(known(scenes)).backward()

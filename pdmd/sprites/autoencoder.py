@@ -29,8 +29,8 @@ KL_WEIGHT = 1e-3
 OBJECT_WEIGHT = 10  # of a pixel on an object or within two pixels of one; the ground's is 1
 # (step at which it begins, frames, side, batch). Crops around objects: they are a twentieth of the pixels and all
 # of what a prompt speaks of. Whole frames at the end, for the attention in the middle; nine frames early, for an
-# autoencoder trained on five does not carry over to longer clips.
-VAE_SCHEDULE = ((0, 1, 32, 48), (400, 9, 32, 8), (2500, 17, 32, 4), (2800, 17, 64, 2))
+# autoencoder trained on five does not carry over to longer clips. (The shipped one saw 17 frames after step 2,500.)
+VAE_SCHEDULE = ((0, 1, 32, 48), (400, 9, 32, 8), (2800, 9, 64, 4))
 VAE_STEPS = 3000
 VAE_WARM_UP = 50
 POOL, HELD_OUT = 3000, 24  # clips to train on, and to measure on

@@ -23,7 +23,7 @@ SHIFT = 3.0  # of the sampling grid, and of the noise levels in training
 TOKENS = 16  # the longest prompt has 10 words and the end mark
 LONG_PADDING = 0.03  # share of steps padded to 512 tokens, the stock pipeline's default
 WARM_UP = 200
-DECAY = 0.3  # share of the steps, the last ones, over which the learning rate falls to zero
+DECAY = 0.65  # share of the steps, the last ones, over which the learning rate falls to zero
 EMA = 0.999
 
 
@@ -93,6 +93,7 @@ def fit(
     batch_at: Callable[[int, np.random.Generator], Batch],
     steps: int,
     preview: Callable[[Any, Path], None],
+    compiled: bool = False,
 ) -> Any:
     """Train a `transformer`, and its `text_encoder` unless that is frozen, and return their moving average.
 
@@ -112,6 +113,8 @@ def fit(
     optimizers = Optimizers(matrices, [*others, *heads.parameters()])
     parts = dict(nets=nets, heads=heads, ema=ema, optimizers=optimizers)
     first = resume(work / f"{name}.pt", **parts)
+    for block in nets["transformer"].blocks if compiled else ():
+        block.compile(dynamic=False)
     start, losses = time.time(), defaultdict(list)
     for step in range(first, steps):
         rng = np.random.default_rng([5, step])

@@ -32,16 +32,17 @@ from pdmd.sprites.autoencoder import train_vae
 from pdmd.sprites.diffusion import SHIFT, TOKENS, Batch, fit
 from pdmd.sprites.training import to_model
 from pdmd.sprites.truth import Truth, covered, labels
+from pdmd.sprites.widen import widen
 
 TRANSFORMER_CONFIG = dict(
     patch_size=(1, 2, 2),
-    num_attention_heads=4,
+    num_attention_heads=6,
     attention_head_dim=32,
     in_channels=12,
     out_channels=12,
     text_dim=64,
     freq_dim=64,
-    ffn_dim=512,
+    ffn_dim=640,
     num_layers=6,
     rope_max_seq_len=64,
 )
@@ -114,24 +115,24 @@ def encode_latents(work: Path, vae: AutoencoderKLWan, device: str, first_frame: 
 STEPS = 14500
 IMAGES_FIRST = 750  # steps on single frames alone: what things look like costs a fifth of what clips cost
 IMAGE_EVERY = 3  # after them, every third step trains on single frames
-CLIP_BATCH, IMAGE_BATCH = 48, 192
+CLIP_BATCH, IMAGE_BATCH = 48, 144
 PREVIEW_CLIPS, PREVIEW_STEPS = 24, 40
 
 
 def train_transformer(
-    work: Path, vae: AutoencoderKLWan, device: str, steps: int, earlier: WanPipeline | None = None
+    work: Path, vae: AutoencoderKLWan, device: str, steps: int, earlier: WanPipeline | None = None, compiled: bool = False
 ) -> WanPipeline:
     """Flow matching on latents of clips and of single frames; the text encoder trains along. Both start from
-    an `earlier` pipeline's where there is one."""
+    an `earlier` pipeline's where there is one, whose transformer may be narrower."""
     latents = encode_latents(work, vae, device)
     factors, cells = shown_by_scenes()
     tokenizer = build_tokenizer()
     torch.manual_seed(0)
-    transformer = WanTransformer3DModel(**TRANSFORMER_CONFIG).to(device)
+    config = TRANSFORMER_CONFIG
+    transformer = widen(earlier.transformer, **config) if earlier else WanTransformer3DModel(**config)
     text_encoder = UMT5EncoderModel(UMT5Config(vocab_size=len(tokenizer), **TEXT_CONFIG)).to(device)
-    nets = torch.nn.ModuleDict(dict(transformer=transformer, text_encoder=text_encoder))
+    nets = torch.nn.ModuleDict(dict(transformer=transformer.to(device), text_encoder=text_encoder))
     if earlier:
-        transformer.load_state_dict(earlier.transformer.state_dict())
         text_encoder.load_state_dict(earlier.text_encoder.state_dict())
 
     def batch_at(step: int, rng: np.random.Generator) -> Batch:
@@ -141,7 +142,7 @@ def train_transformer(
         if image:
             x0, cover = x0[:, :, :1], cover[:, :1]
             shown = [{name: f[name] for name in world.IMAGE_FACTORS} for f in shown]
-        prompts = [grammar.training_prompt(rng, f, share=rng.random()) for f in shown]
+        prompts = [grammar.training_prompt(rng, f, share=rng.random() ** 2) for f in shown]
         return Batch("image_loss" if image else "loss", x0, prompts, Truth(labels(shown), cover))
 
     def preview(averaged: Any, path: Path) -> None:
@@ -149,7 +150,7 @@ def train_transformer(
         pipeline.save_pretrained(work / "pipeline")
         contact_sheet(pipeline, path)
 
-    return assemble(vae, tokenizer, fit(work, "transformer", nets, tokenizer, batch_at, steps, preview))
+    return assemble(vae, tokenizer, fit(work, "transformer", nets, tokenizer, batch_at, steps, preview, compiled))
 
 
 def assemble(vae: AutoencoderKLWan, tokenizer: PreTrainedTokenizerFast, nets: Any) -> WanPipeline:
@@ -197,7 +198,8 @@ def draw_strips(video: np.ndarray, prompts: list[str], path: Path) -> None:
     """Five frames of each clip (n, FRAMES, H, W, 3) in [0, 1], in two columns, left first; the prompts beside."""
     import matplotlib.image
 
-    strips = [np.concatenate(clip[[0, 4, 8, 12, 16]], axis=1) for clip in video]
+    shown = np.linspace(0, world.FRAMES - 1, 5).round().astype(int)
+    strips = [np.concatenate(clip[shown], axis=1) for clip in video]
     sheet = np.concatenate([np.concatenate(strips[i::2], axis=0) for i in range(2)], axis=1)
     matplotlib.image.imsave(path, np.clip(sheet, 0, 1))
     path.with_suffix(".txt").write_text("\n".join(prompts) + "\n")
@@ -264,6 +266,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("runs/sprites-teacher"))
     parser.add_argument("--from", dest="start", type=Path, help="a pipeline to go on with; its autoencoder is kept")
     parser.add_argument("--steps", type=int, default=STEPS, help="of the transformer")
+    parser.add_argument("--compile", action="store_true", help="blocks by torch.compile, which needs a C++ compiler")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     args = parser.parse_args()
     args.work.mkdir(parents=True, exist_ok=True)
@@ -271,7 +274,7 @@ def main() -> None:
     earlier = WanPipeline.from_pretrained(args.start, torch_dtype=torch.float32) if args.start else None
     with parallel.in_turn():  # the first process trains the autoencoder
         vae = earlier.vae.to(args.device) if earlier else train_vae(args.work, args.device)
-    pipeline = train_transformer(args.work, vae, args.device, args.steps, earlier)
+    pipeline = train_transformer(args.work, vae, args.device, args.steps, earlier, args.compile)
     if parallel.rank() > 0:
         return
     publish(pipeline, args.work / "pipeline")

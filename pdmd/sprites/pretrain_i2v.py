@@ -51,7 +51,7 @@ def sister(transformer: WanTransformer3DModel, given: int) -> WanTransformer3DMo
     return net
 
 
-def train(work: Path, teacher: WanPipeline, device: str) -> WanImageToVideoPipeline:
+def train(work: Path, teacher: WanPipeline, device: str, compiled: bool = False) -> WanImageToVideoPipeline:
     """Flow matching on clips, given their first frames."""
     vae: AutoencoderKLWan = teacher.vae.to(device)
     latents, firsts = encode_latents(work, vae, device), encode_latents(work, vae, device, first_frame=True)
@@ -76,7 +76,7 @@ def train(work: Path, teacher: WanPipeline, device: str) -> WanImageToVideoPipel
     def preview(averaged: Any, path: Path) -> None:
         contact_sheet(assemble(averaged), path)
 
-    return assemble(fit(work, "i2v", nets, teacher.tokenizer, batch_at, STEPS, preview))
+    return assemble(fit(work, "i2v", nets, teacher.tokenizer, batch_at, STEPS, preview, compiled))
 
 
 def contact_sheet(pipeline: WanImageToVideoPipeline, path: Path) -> None:
@@ -93,11 +93,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, default=Path("runs/sprites-i2v"))
     parser.add_argument("--teacher", type=Path, default=TEACHER, help="the text-to-video pipeline to start from")
+    parser.add_argument("--compile", action="store_true", help="blocks by torch.compile, which needs a C++ compiler")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     args = parser.parse_args()
     args.work.mkdir(parents=True, exist_ok=True)
     join(args.device)
-    pipeline = train(args.work, WanPipeline.from_pretrained(args.teacher, torch_dtype=torch.float32), args.device)
+    teacher = WanPipeline.from_pretrained(args.teacher, torch_dtype=torch.float32)
+    pipeline = train(args.work, teacher, args.device, args.compile)
     if parallel.rank() == 0:
         publish(pipeline, args.work / "pipeline")
 

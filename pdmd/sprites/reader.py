@@ -19,7 +19,7 @@ from pdmd.sprites import world
 LEAST_AREA = 70.0  # pixels; the smallest object covers 221
 LEAST_OVERLAP = 0.6  # with the best template; under it, no shape is legible
 LEAST_FRAMES = 0.75  # share of frames in which the objects must be seen
-STILL_SPREAD = 1.0  # pixels, root mean square; the slowest motion spreads 1.8
+STILL_SPREAD = 0.6  # pixels, root mean square; the slowest motion spreads 1.0
 OFF_AXIS = np.cos(np.deg2rad(30))  # a straight path further off its axis has no direction
 SIZE_BORDER = (world.SIZES["small"][1] + world.SIZES["large"][0]) / 2
 SPEED_BORDER = (world.SPEEDS["slowly"][1] + world.SPEEDS["quickly"][0]) / 2

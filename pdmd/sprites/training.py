@@ -38,12 +38,13 @@ class Muon(torch.optim.Optimizer):
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
         for group in self.param_groups:
-            for p in group["params"]:
-                if p.grad is None:
-                    continue
+            params = [p for p in group["params"] if p.grad is not None]
+            directions = []
+            for p in params:
                 average = self.state[p].setdefault("momentum_buffer", torch.zeros_like(p))
                 average.lerp_(p.grad, 1 - group["momentum"])
-                update = orthogonalise(p.grad.lerp(average, group["momentum"]))
+                directions.append(p.grad.lerp(average, group["momentum"]))
+            for p, update in zip(params, orthogonalise_together(directions), strict=True):
                 p.sub_(update, alpha=group["lr"] * max(1, p.shape[0] / p.shape[1]) ** 0.5)
 
 
@@ -55,6 +56,16 @@ def orthogonalise(g: torch.Tensor) -> torch.Tensor:
         gram = x @ x.T
         x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
     return x.T if g.shape[0] > g.shape[1] else x
+
+
+def orthogonalise_together(matrices: list[torch.Tensor]) -> list[torch.Tensor]:
+    """Each matrix orthogonalised, by one of the processes, all of which hold the same matrices."""
+    rank, together = parallel.rank(), parallel.size()
+    mine = [orthogonalise(g) if i % together == rank else torch.zeros_like(g) for i, g in enumerate(matrices)]
+    if together == 1:
+        return mine
+    whole = parallel.mean(torch.cat([g.flatten() for g in mine])) * together
+    return [g.view_as(m) for g, m in zip(whole.split([m.numel() for m in matrices]), matrices, strict=True)]
 
 
 class Optimizers:

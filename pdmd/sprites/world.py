@@ -16,7 +16,7 @@ from functools import cache
 import numpy as np
 
 SIZE = 64
-FRAMES = 17
+FRAMES = 9
 FPS = 8
 
 COLOURS: dict[str, tuple[int, int, int]] = {
