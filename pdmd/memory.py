@@ -1,4 +1,5 @@
-"""What a training step keeps in a device's memory, by arithmetic, before anything is loaded. docs/scale.md.
+"""What a training run keeps in the memory of its device and of the CPU, by arithmetic, before anything is loaded.
+docs/scale.md.
 
 python -m pdmd.memory wan2.1-14b [--processes 8] [--set key=value ...]    # or a teacher's folder
 """
@@ -22,9 +23,12 @@ from pdmd import parallel
 from pdmd.config import Config, make_config
 from pdmd.errors import UserError
 from pdmd.files import parse_json
-from pdmd.teachers import EMBEDDED
+from pdmd.teachers import EMBEDDED, check_device
 
 GB = 10**9
+#: The part of a GPU's free memory that is left to the allocator's gaps and to CUDA's libraries (cuBLAS, NCCL): of 80 GB
+#: 76 can be had.
+MARGIN = 0.05
 #: Bytes of a parameter in training: float32 itself, its gradient, AdamW's two moments.
 TRAINED = 16
 #: What a backward pass keeps of a block, and makes on the way, in bytes a token: so much times the width of the stream,
@@ -32,8 +36,15 @@ TRAINED = 16
 KEPT = {"bfloat16": (72, 8), "float32": (84, 14)}
 #: Latents, float32, of the samples that a process computes at a time: x_s, x0, x_t, T and F, the gradient, and so on.
 LATENTS = 4
-#: What saves memory, in the order in which it is offered.
-SAVINGS = ("dtype=bfloat16", "checkpointing=true", "accumulate={batch}", "student=lora", "fake=lora", "offload=true")
+#: What saves memory, in the order in which it is offered; a batch in as many parts as it has rows.
+SAVINGS: dict[str, Any] = {
+    "dtype": "bfloat16",
+    "checkpointing": True,
+    "accumulate": None,
+    "student": "lora",
+    "fake": "lora",
+    "offload": True,
+}
 #: Published teachers: the noise levels between their experts, and what their transformer's class is told beside its
 #: defaults, which are Wan2.1-14B's (config.json of Wan-AI/Wan2.1-T2V-1.3B-Diffusers, Wan2.1-T2V-14B-Diffusers,
 #: Wan2.2-T2V-A14B-Diffusers).
@@ -50,8 +61,8 @@ CLIP, PROMPT = (16, 21, 60, 104), 512
 class Size:
     """A teacher's numbers: `bounds` are the noise levels between its experts, `parameters` those of one of them,
     `per_rank` those of a LoRA adapter of rank 1, `block` those of one of its `blocks`; `width` of the stream, `feed` of
-    the feed-forward layer, `tokens` of a sample; `latent` and `prompt` are the elements of a sample's latent and of a
-    prompt's embedding."""
+    the feed-forward layer, `tokens` of a sample; `latent` and `prompt` are the elements of a sample's latent and of
+    what a prompt becomes, with its first frame where the family takes one."""
 
     bounds: tuple[float, ...]
     parameters: int
@@ -90,12 +101,16 @@ def size_of(
 
 
 def at_once(size: Size, config: Config) -> int:
-    """How many of the teacher's experts one process has on its device: those that adapters of a stage sit on and T's
-    own, which the rest visits; beside what it visits where the graph holds on to their weights."""
-    plan, experts = config.plan(), len(size.bounds) + 1
-    if experts > 1 and not (config.checkpointing or config.offload):
-        return 2
-    stay = []
+    """How many of the teacher's experts one process has on its device at the peak of a step: those that stay, beside
+    those that visit them where the graph holds on to their weights."""
+    holds = size.bounds and not (config.checkpointing or config.offload)
+    return 2 if holds else staying(size, config)
+
+
+def staying(size: Size, config: Config) -> int:
+    """How many of the teacher's experts one process keeps on its device: those that adapters of a stage sit on and T's
+    own. The rest visits."""
+    plan, stay = config.plan(), []
     for stage, phases in enumerate(plan.stages):
         levels = {plan.fake_level(stage)} | ({plan.level(phases[0].expert)} if config.student == "lora" else set())
         stay.append(len({sum(level < bound for bound in size.bounds) for level in levels}))
@@ -105,7 +120,7 @@ def at_once(size: Size, config: Config) -> int:
 def parts(size: Size, config: Config, processes: int = 1) -> dict[str, float]:
     """Bytes on each of so many devices at the peak of a step, by what they are for."""
     plan, alone = config.plan(), processes == 1
-    half, later = config.dtype == "bfloat16", max(plan.experts)
+    half, later = weight(config) == 2, max(plan.experts)
     groups = processes / config.context
     rows = config.batch / groups / min(config.accumulate, config.batch / groups)
     tokens = size.tokens / config.context
@@ -118,7 +133,7 @@ def parts(size: Size, config: Config, processes: int = 1) -> dict[str, float]:
     average = 4 * count["student"] if plan.ema else 0
     stream, feed = KEPT[config.dtype]
     kept = rows * tokens * (stream * size.width + feed * size.feed)
-    inputs = rows * tokens * size.width * (2 if half else 4) * size.blocks
+    inputs = rows * tokens * size.width * weight(config) * size.blocks
     if config.checkpointing:  # one block at a time is computed again; its weights in training are cast to half
         casts = 2 * size.block if half and any(whole.values()) else 0
     else:
@@ -126,12 +141,12 @@ def parts(size: Size, config: Config, processes: int = 1) -> dict[str, float]:
         casts = 2 * size.parameters if half and any(whole.values()) else 0
     steps = max(phase.steps if phase.full_graph else 1 for phase in plan.phases)
     return {
-        "frozen weights": (2 if half else 4)
+        "frozen weights": weight(config)
         * size.parameters
         * (at_once(size, config) if alone else (len(size.bounds) + 1) / processes),
         "student, gradient, optimiser": (TRAINED * count["student"] + waiting + average) / processes,
         "F, gradient, optimiser": TRAINED * count["fake"] / processes,
-        "weights gathered to run": 0 if alone else together + (2 if half else 4) * 2 * size.block,
+        "weights gathered to run": 0 if alone else together + weight(config) * 2 * size.block,
         "inputs of blocks": 0 if config.offload else steps * inputs,
         "activations": kept * (1 if config.checkpointing else steps) + casts,
         "latents": 4 * size.latent * (2 * config.batch + LATENTS * rows + (config.pool if later else 0)),
@@ -141,6 +156,47 @@ def parts(size: Size, config: Config, processes: int = 1) -> dict[str, float]:
 
 def total(size: Size, config: Config, processes: int = 1) -> float:
     return sum(parts(size, config, processes).values())
+
+
+def waiting(size: Size, config: Config, processes: int = 1) -> dict[str, float]:
+    """Bytes that each process keeps in the CPU's memory beside its device, by what they are for."""
+    plan, alone = config.plan(), processes == 1
+    later = max(plan.experts)
+    student = size.parameters if config.student == "full" else config.student_rank * size.per_rank
+    fake = size.parameters if config.fake == "full" else config.fake_rank * size.per_rank
+    elsewhere = len(size.bounds) + 1 - staying(size, config)
+    onto, here = (parts(size, dataclasses.replace(config, offload=on), processes) for on in (False, config.offload))
+    return {
+        "networks that wait": alone * (weight(config) * size.parameters * elsewhere + 4 * later * student),
+        "what a backward pass needs": sum(onto[name] - here[name] for name in ("inputs of blocks", "activations")),
+        "embeddings of all prompts": 4 * size.prompt * count_prompts(config),
+        "a checkpoint, to be written": (4 * (later + 3 + bool(plan.ema)) * student + 12 * fake) / processes,
+    }
+
+
+def weight(config: Config) -> int:
+    """Bytes of a weight that no one trains."""
+    return 2 if config.dtype == "bfloat16" else 4
+
+
+def count_prompts(config: Config) -> int:
+    """How many prompts a run trains on, at most."""
+    if not config.prompts:
+        return config.prompt_count
+    try:
+        return Path(config.prompts).read_bytes().count(b"\n") + 1
+    except (OSError, ValueError):
+        return 0  # reading them will tell why
+
+
+def needs(size: Size, config: Config, processes: int = 1) -> dict[str, float]:
+    """Bytes that each process takes at its peaks, by the memory that it takes them of: its device's, and the CPU's,
+    into which a teacher is loaded whole."""
+    device, host = total(size, config, processes), sum(waiting(size, config, processes).values())
+    loading = weight(config) * size.parameters * (len(size.bounds) + 1)
+    if config.device.startswith("cuda"):
+        return {config.device: device, "cpu": max(host, loading)}
+    return {config.device: max(device + host, loading)}
 
 
 def published(name: str) -> Size:
@@ -173,9 +229,12 @@ def read_size(spec: str) -> Size | None:
         settings = read_settings(Path(spec), defaults)
         with torch.device("meta"):
             made = getattr(diffusers, net["_class_name"]).from_config(net)
-        return size_of(
-            made, family.adapted_layers, () if boundary is None else (boundary,), family.latent(vae, settings)
-        )
+        latent = family.latent(vae, settings)
+        size = size_of(made, family.adapted_layers, () if boundary is None else (boundary,), latent)
+        if family.first_frames:  # the channels that the transformer sees beside the latent
+            given = (made.config.in_channels - made.config.out_channels) * math.prod(latent[1:])
+            size = dataclasses.replace(size, prompt=size.prompt + given)
+        return size
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError):
         return None
 
@@ -188,43 +247,60 @@ def _file(spec: str, name: str) -> Path:
 
 
 def free(device: str) -> float:
-    """Bytes that can be had on a device; infinite where that is not known."""
+    """Bytes that are free on a GPU, or else in this machine's memory; infinite where that is not known."""
     if device.startswith("cuda"):
-        return float(torch.cuda.mem_get_info(device)[0]) if torch.cuda.is_available() else math.inf
+        return float(torch.cuda.mem_get_info(device)[0])
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()
-        available = next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable"))
+        return 1024.0 * next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable"))
     except (OSError, StopIteration, ValueError):
         return math.inf
-    return 1024 * available / int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+
+
+def room(device: str, local: int) -> float:
+    """Bytes that one of this machine's `local` processes can have of a memory: of a GPU's all but MARGIN, of the CPU's
+    an equal share."""
+    return free(device) * (1 - MARGIN) if device.startswith("cuda") else free(device) / local
 
 
 def check(config: Config) -> None:
-    """Raises UserError, saying what would fit, where a run would not fit its device."""
+    """Raises UserError, saying what would fit, where a run would not fit its device or the CPU's memory, and where the
+    device is not here."""
     size = None if config.teacher in EMBEDDED else read_size(config.teacher)
-    room, processes = free(config.device), parallel.size()
-    if size is None or (needed := total(size, config, processes)) <= room:
+    if size is None:
         return
-    raise UserError(
-        f"{config.teacher} needs about {needed / GB:.3g} GB on device {config.device}, where {room / GB:.3g} GB are "
-        f"free; {fitting(size, config, processes, room)} (docs/scale.md)"
-    )
+    check_device(config.device)
+    processes, local = parallel.size(), int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    for device, needed in needs(size, config, processes).items():
+        if needed > (there := room(device, local)):
+            raise UserError(
+                f"{config.teacher} needs about {needed / GB:.3g} GB on device {device}, where {there / GB:.3g} GB can "
+                f"be had; {fitting(size, config, processes, local)} (docs/scale.md)"
+            )
 
 
-def fitting(size: Size, config: Config, processes: int, room: float) -> str:
-    """What to set so that a run fits: settings that save memory, then more processes."""
+def strain(size: Size, config: Config, processes: int, local: int) -> float:
+    """What a run would take of the memory that is shortest, in parts of what can be had; at most 1 where it fits."""
+    return max(needed / max(1, room(device, local)) for device, needed in needs(size, config, processes).items())
+
+
+def fitting(size: Size, config: Config, processes: int, local: int) -> str:
+    """What to set so that a run fits: settings that save of the memory that is shortest, then more processes."""
     changed: list[str] = []
-    for saving in SAVINGS:
-        key, _, value = saving.format(batch=config.batch * config.context // processes).partition("=")
-        new: Any = {"true": True}.get(value, int(value) if value.isdigit() else value)
-        if getattr(config, key) == new:
+    least = strain(size, config, processes, local)
+    for key, value in (SAVINGS | {"accumulate": config.batch * config.context // processes}).items():
+        other = dataclasses.replace(config, **{key: value})
+        if (less := strain(size, other, processes, local)) >= least:
             continue
-        config = dataclasses.replace(config, **{key: new})
-        changed.append(f"--set {key}={value}")
-        if total(size, config, processes) <= room:
-            return f"it would fit, at {total(size, config, processes) / GB:.3g} GB, with {' '.join(changed)}"
+        config, least = other, less
+        changed.append(f"--set {key}={str(value).lower()}")
+        if least <= 1:
+            needed = needs(size, config, processes)[config.device] / GB
+            return f"it would fit, at {needed:.3g} GB, with {' '.join(changed)}"
     for many in (2**k for k in range(1, 11)):
-        if many > processes and config.batch % many == 0 and total(size, config, many) <= room:
+        here = min(many, max(1, torch.cuda.device_count())) if config.device.startswith("cuda") else many
+        shared = many % config.context == 0 and config.batch % (many // config.context) == 0
+        if many > processes and shared and strain(size, config, many, here) <= 1:
             return f"it would fit over {many} processes, by torchrun, with {' '.join(changed) or 'the same settings'}"
     return "no settings and no number of processes would make it fit"
 
@@ -246,6 +322,8 @@ def main() -> None:
     for name in columns[0]:
         print("".join([f"{name:32}", *(f"{column[name] / GB:9.2f}" for column in columns)]))
     print("".join([f"{'all':32}", *(f"{sum(column.values()) / GB:9.2f}" for column in columns)]))
+    beside = [sum(waiting(size, config, n).values()) for n in args.processes]
+    print("".join([f"{'beside it, on the CPU':32}", *(f"{bytes_ / GB:9.2f}" for bytes_ in beside)]))
 
 
 if __name__ == "__main__":

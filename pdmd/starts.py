@@ -41,8 +41,12 @@ class Starts:
 
     def __post_init__(self) -> None:
         self.texts = {image: self._prompts(image) for image in self.kinds()}
-        encoded = {image: self.teacher.encode(texts) for image, texts in self.texts.items()}
-        self.conditions = {image: cond.to(torch.device("cpu")) for image, cond in encoded.items()}  # they may be many
+        self.conditions = {}
+        for image, texts in self.texts.items():
+            if image and texts == self.texts[False]:
+                self.conditions[image] = self.conditions[False]
+            else:
+                self.conditions[image] = self.teacher.encode(texts).to(torch.device("cpu"))  # they may be many
 
     def kinds(self) -> list[bool]:
         """Whether clips, single images or both are trained on: [False], [False, True]. What goes on from a first

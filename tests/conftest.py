@@ -2,6 +2,7 @@
 
 import functools
 import subprocess
+from collections.abc import Callable
 
 import pytest
 import watched
@@ -58,6 +59,29 @@ def pytest_runtest_makereport(item, call):
     if TRIALS in item.stash:
         row["trials"] = item.stash[TRIALS]
     tell(f"{item.path.stem}: {item.name}", **row)
+
+
+@pytest.fixture
+def refused(tmp_path, monkeypatch, capfd) -> Callable[..., str]:
+    """Runs the command line, in this test's folder, on words that it must refuse in one line, with exit code 2 and
+    nothing left behind; returns the line."""
+    from pdmd.cli import main
+
+    def run(*words: object) -> str:
+        before = sorted(tmp_path.rglob("*"))
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr("sys.argv", ["pdmd", *map(str, words)])
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as stop:
+            main()
+        out, err = capfd.readouterr()
+        assert stop.value.code == 2, out + err
+        (line,) = err.splitlines()
+        assert line.startswith("pdmd: ")
+        assert sorted(tmp_path.rglob("*")) == before
+        return line
+
+    return run
 
 
 @pytest.fixture

@@ -34,7 +34,7 @@ RUNS = {
     ),
     "paper": ("phased", "wan", (*SMALL, *LORA, "fake=full", "pool=0", "accumulate=2", "checkpointing=true")),
 }
-CUT = 3  # the step after which a run is stopped or killed
+CUT = 4  # the step after which a run is stopped or killed: the first of the second phase, whose optimisers have moments
 
 
 def begin(folder: Path, name: str, run: str) -> Run:
@@ -61,12 +61,13 @@ def stop(number: int) -> Callable[[], object]:
 
 
 def faults(folder: Path) -> None:
-    """A run that is stopped, the run `begun` to its end, and one that is killed."""
-    try:
-        go(begin(folder, "stopped", "mixture"), at_cut=stop(signal.SIGTERM))
-    except Interrupted as interrupted:
-        print(f"stopped at {interrupted}", flush=True)
-    go(Run.reopen(folder / "begun"), resume=True)
+    """Runs that are stopped, the runs `begun-...` to their end, and one that is killed."""
+    for name in ("mixture", "lora"):
+        try:
+            go(begin(folder, f"stopped-{name}", name), at_cut=stop(signal.SIGTERM))
+        except Interrupted as interrupted:
+            print(f"{name} stopped at {interrupted}", flush=True)
+        go(Run.reopen(folder / f"begun-{name}"), resume=True)
     go(begin(folder, "killed", "mixture"), at_cut=stop(signal.SIGKILL))
 
 

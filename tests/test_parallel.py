@@ -47,11 +47,13 @@ def same(a: Path, b: Path) -> None:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
-    """What one process makes: the mixture's run, and one that is begun."""
+    """What one process makes: the mixture's run and a Wan's with adapters, and those two begun."""
     folder = tmp_path_factory.mktemp("several")
-    several.go(several.begin(folder, "one-mixture", "mixture"))
-    with pytest.raises(Interrupted):
-        several.go(several.begin(folder, "begun", "mixture"), at_cut=several.stop(signal.SIGTERM))
+    tiny.wan_two(folder / "wan")
+    for name in ("mixture", "lora"):
+        several.go(several.begin(folder, f"one-{name}", name))
+        with pytest.raises(Interrupted):
+            several.go(several.begin(folder, f"begun-{name}", name), at_cut=several.stop(signal.SIGTERM))
     return folder
 
 
@@ -60,24 +62,33 @@ def two(folder) -> subprocess.CompletedProcess:
     return torchrun(folder, "mixture", "faults")
 
 
-def test_two_processes_log_the_losses_of_one_and_write_its_student(folder, two):
-    same(folder / "two-mixture", folder / "one-mixture")
-    x, y = (load_model(str(folder / f"{count}-mixture")).latents([""], [0], None) for count in ("one", "two"))
+def same_student(a: Path, b: Path) -> None:
+    x, y = (load_model(str(run)).latents(["a cross"], [0], None) for run in (a, b))
     torch.testing.assert_close(x, y, rtol=0, atol=1e-4)
 
 
-def test_a_signal_to_one_process_saves_all_and_one_process_goes_on(folder, two):
-    assert f"stopped at {several.CUT}" in two.stdout
-    assert states.load(folder / "stopped" / "checkpoints")["step"] == several.CUT
-    assert states.checkpoints(folder / "stopped" / "checkpoints")[-1].is_dir()
-    several.go(Run.reopen(folder / "stopped"), resume=True)
-    same(folder / "stopped", folder / "one-mixture")
+def test_two_processes_log_the_losses_of_one_and_write_its_student(folder, two):
+    same(folder / "two-mixture", folder / "one-mixture")
+    same_student(folder / "two-mixture", folder / "one-mixture")
 
 
-def test_two_processes_go_on_where_one_stopped(folder, two):
-    kinds = {path.suffix for path in states.checkpoints(folder / "begun" / "checkpoints")}
-    assert kinds == {".pt", ""}
-    same(folder / "begun", folder / "one-mixture")
+@pytest.mark.parametrize("name", ["mixture", "lora"])
+def test_a_signal_to_one_process_saves_all_and_one_process_goes_on(folder, two, name):
+    """The steps before are those of two processes."""
+    run = folder / f"stopped-{name}"
+    assert f"{name} stopped at {several.CUT}" in two.stdout
+    assert states.load(run / "checkpoints")["step"] == several.CUT
+    assert states.checkpoints(run / "checkpoints")[-1].is_dir()
+    several.go(Run.reopen(run), resume=True)
+    same(run, folder / f"one-{name}")
+
+
+@pytest.mark.parametrize("name", ["mixture", "lora"])
+def test_two_processes_go_on_where_one_stopped(folder, two, name):
+    run = folder / f"begun-{name}"
+    assert {path.suffix for path in states.checkpoints(run / "checkpoints")} == {".pt", ""}
+    same(run, folder / f"one-{name}")
+    same_student(run, folder / f"one-{name}")
 
 
 def test_a_killed_process_ends_the_run_with_one_line_and_leaves_the_checkpoint(folder, two):

@@ -11,6 +11,7 @@ import torch
 from diffusers import WanImageToVideoPipeline
 from PIL import Image
 
+from pdmd import memory
 from pdmd.benchmark import result
 from pdmd.benchmark.media import read_video, write_png
 from pdmd.cli import main
@@ -68,6 +69,9 @@ def test_clips_go_on_from_their_own_first_frame(folder):
     assert mask[:, :, 0].eq(1).all()
     assert mask[:, :, 1:].eq(0).all()
     assert latent.shape[1:] == teacher.shape(5)
+    size = memory.read_size(str(folder))
+    assert size is not None
+    assert size.prompt == memory.PROMPT * 16 + picked.given[0].numel()
 
 
 def test_what_a_teacher_of_first_frames_does_not_take(folder, tmp_path):
