@@ -8,7 +8,7 @@ from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
-from forked import DONE, Process, shared, starve, torture
+from forked import DONE, Process, joined, shared, starve, torture
 
 from pdmd import state as states
 from pdmd.benchmark import provenance
@@ -88,6 +88,13 @@ def measured(folder: Path):
 @pytest.mark.fault("training killed")
 def test_a_training_killed_anywhere_ends_in_the_same_weights(training, tmp_path):
     torture(training, loads, tmp_path, trained)
+
+
+@pytest.mark.fault("training of two processes killed")
+def test_a_training_of_two_processes_killed_anywhere_ends_in_the_same_weights(training, tmp_path):
+    """Both at once, or one of them, which ends the other; their checkpoints are folders."""
+    torture(lambda folder: joined(2, lambda: training(folder)), loads, tmp_path, trained, together=True)
+    assert all(path.is_dir() for path in (tmp_path / "whole" / "checkpoints").glob("step-*"))
 
 
 @pytest.mark.fault("benchmark killed")
