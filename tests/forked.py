@@ -14,9 +14,10 @@ import socket
 import subprocess
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
+from types import MappingProxyType, ModuleType
 from typing import NoReturn
 
 import cv2
@@ -32,23 +33,47 @@ KILLS = int(os.environ.get("PDMD_KILLS", "2"))
 DONE, KILLED, REFUSED = "done", "killed", "refused"
 CHANGES = ("fsync", "replace", "rename", "unlink")  # of a folder, that a process may die before
 PATIENCE = 120  # seconds for the rest of a group to end by itself
+#: What a process is at -> the function, in its module, that it is in.
+Places = Mapping[str, tuple[ModuleType, str]]
+ELSEWHERE = "starting or ending"
+#: Whether this process notes its place; of a group the first alone does.
+first = True
 
 
 class Process:
     """A forked process that does the work, the first of a group of its own. Before the `fatal`-th of CHANGES in the
     group it is killed: the group, or with `alone` the one process that was about to make it."""
 
-    def __init__(self, work: Callable[[], object], fatal: int | None = None, alone: bool = False) -> None:
+    def __init__(
+        self,
+        work: Callable[[], object],
+        fatal: int | None = None,
+        alone: bool = False,
+        places: Places = MappingProxyType({}),
+    ) -> None:
         self.alive, held = os.pipe()  # `held` is open in every process of the group, and nowhere else
-        self.changes = memoryview(mmap.mmap(-1, 8)).cast("Q")  # how many there were, in all of the group
+        self.noted = memoryview(mmap.mmap(-1, 16)).cast("Q")  # by the group: its changes, and its first one's place
+        self.places = [ELSEWHERE, *places]
         self.id = os.fork()
         if self.id == 0:
             os.setpgid(0, 0)
-            _arm(self.changes, fatal, alone)
+            _arm(self.noted, fatal, alone)
+            for number, (module, name) in enumerate(places.values(), start=1):
+                setattr(module, name, _marked(getattr(module, name), self.noted, number))
             _end_with(work)
         os.close(held)
         with suppress(OSError):
             os.setpgid(self.id, self.id)
+
+    @property
+    def changes(self) -> int:
+        """How many of CHANGES the group has made."""
+        return self.noted[0]
+
+    @property
+    def place(self) -> str:
+        """Where its first process is, or was when it died: in the innermost of its places."""
+        return self.places[self.noted[1]]
 
     def kill(self) -> None:
         os.killpg(self.id, signal.SIGKILL)
@@ -68,13 +93,13 @@ class Process:
         return REFUSED if code else DONE
 
 
-def _arm(changes: memoryview, fatal: int | None, alone: bool) -> None:
+def _arm(noted: memoryview, fatal: int | None, alone: bool) -> None:
     """Have this process and its forks count CHANGES and die before the `fatal`-th. The count is not locked: two at once
     may count as one."""
 
     def armed(change):
         def call(*args, **options):
-            before, changes[0] = changes[0], changes[0] + 1
+            before, noted[0] = noted[0], noted[0] + 1
             if before == fatal:
                 os.kill(os.getpid(), signal.SIGKILL) if alone else os.killpg(0, signal.SIGKILL)
             return change(*args, **options)
@@ -83,6 +108,19 @@ def _arm(changes: memoryview, fatal: int | None, alone: bool) -> None:
 
     for name in CHANGES:
         setattr(os, name, armed(getattr(os, name)))
+
+
+def _marked(function: Callable, noted: memoryview, place: int) -> Callable:
+    def call(*args, **options):
+        before = noted[1]
+        if first:
+            noted[1] = place
+        result = function(*args, **options)  # where it raises, as another process died, the place stays
+        if first:
+            noted[1] = before
+        return result
+
+    return call
 
 
 def _end_with(work: Callable[[], object]) -> NoReturn:
@@ -114,7 +152,8 @@ def joined(count: int, work: Callable[[], object]) -> None:
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(count)}
 
     def one(rank: int) -> None:
-        os.environ["RANK"] = str(rank)
+        global first
+        first, os.environ["RANK"] = rank == 0, str(rank)
         with parallel.joined():
             work()
 
@@ -138,12 +177,13 @@ def joined(count: int, work: Callable[[], object]) -> None:
 
 def shared(count: int, work: Callable[[Shard], object]) -> None:
     """The work in `count` processes, as torchrun starts them: this one and forks of it, one of which fails all."""
+    global first
     barrier = multiprocessing.get_context("fork").Barrier(count)
     others = []
     for rank in range(1, count):
         other = os.fork()
         if other == 0:
-            code = 1
+            code, first = 1, False
             try:
                 work(Shard(rank, count, barrier.wait))
                 code = 0
@@ -162,7 +202,7 @@ def whole(work: Callable[[Path], object], tmp_path: Path) -> tuple[float, int]:
     began = time.monotonic()
     process = Process(lambda: work(tmp_path / "whole"))
     assert process.end() == DONE
-    return time.monotonic() - began, process.changes[0]
+    return time.monotonic() - began, process.changes
 
 
 def torture(
@@ -170,32 +210,35 @@ def torture(
     check: Callable[[Path], None],
     tmp_path: Path,
     same: Callable,
+    places: Places,
     *,
     together: bool = False,
 ) -> None:
     """Do the work in folder after folder until KILLS kills have been; `check` a folder after each, and whether what is
     there in the end is the `same` as in one that was left alone. Of processes at work `together` one dies alone in half
-    of the kills before a change."""
+    of the kills before a change. Where each kill fell is told by the names of `places`."""
     longest, changes = whole(work, tmp_path)
-    rng, kills = np.random.default_rng(KILLS), 0
+    rng, kills, where = np.random.default_rng(KILLS), 0, dict.fromkeys([ELSEWHERE, *places], 0)
     expected = same(tmp_path / "whole")
     for trial in itertools.count():
         folder, ended = tmp_path / f"trial{trial}", ""
         while ended != DONE:
             by_time = rng.random() < 0.5
             fatal = None if by_time or kills >= KILLS else int(rng.integers(changes))
-            process = Process(lambda folder=folder: work(folder), fatal, together and rng.random() < 0.5)
+            process = Process(lambda folder=folder: work(folder), fatal, together and rng.random() < 0.5, places)
             if by_time and kills < KILLS:
                 time.sleep(rng.uniform(0, longest))
                 process.kill()
             ended = process.end()
             assert ended != REFUSED, "a killed run does not go on"
-            kills += ended == KILLED
+            if ended == KILLED:
+                kills += 1
+                where[process.place] += 1
             check(folder)
         assert same(folder) == expected
         if kills >= KILLS:
             break
-    tell(trials=kills, runs=trial + 1)
+    tell(trials=kills, runs=trial + 1, where=where)
 
 
 def starve(work: Callable[[Path], object], check: Callable[[Path], None], tmp_path: Path, disk: Path, same: Callable):
