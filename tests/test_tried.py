@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -30,7 +31,7 @@ def test_inputs(x): ...
 
 @pytest.mark.fault("another fault")
 def test_kills():
-    tell(trials=200)
+    tell(trials=200, where={"saving": 150, "training": 50, "elsewhere": 0})
 
 def test_skipped(room): ...
 def test_falls(falls): ...
@@ -44,7 +45,9 @@ def test_skips_and_failures_outside_of_a_test_are_told_of(tmp_path):
     command = [sys.executable, "-m", "pytest", "-p", "conftest", "-c", os.devnull, "--rootdir", tmp_path, tmp_path]
     subprocess.run(command, env=env, cwd=tmp_path, capture_output=True, timeout=600)
     rows = tried.tests(told.read_text().splitlines())
-    assert "| another fault | 200 | 0 |" in tried.table(rows)
+    assert re.search(
+        r"\| another fault \| 200 \| 0 \| 0\.\d \| saving 150, training 50, elsewhere 0 \|", tried.table(rows)
+    )
     assert "| a fault | 8 | 1 |" in tried.table(rows)
     assert tried.wanting(rows) == ["test_x: test_skipped: skipped no room; make some", "test_x: test_falls: failed"]
     done = subprocess.run([sys.executable, tried.__file__, told], capture_output=True, text=True)

@@ -4,11 +4,13 @@
 import json
 import os
 import sys
+from collections import Counter
 from pathlib import Path
 
 
-def tell(test: str = "", **figures: float | str) -> None:
-    """Append what was tried to the file $PDMD_TORTURE; `test`, if not the one that runs. `trials` is how often."""
+def tell(test: str = "", **figures: float | str | dict[str, int]) -> None:
+    """Append what was tried to the file $PDMD_TORTURE; `test`, if not the one that runs. `trials` is how often, `where`
+    how many of them fell where."""
     if not test:
         file, *_, name = os.environ["PYTEST_CURRENT_TEST"].split("::")
         test = f"{Path(file).stem}: {name.rpartition(' ')[0]}"
@@ -30,15 +32,19 @@ def tests(lines: list[str]) -> dict[str, dict]:
 
 
 def table(rows: dict[str, dict]) -> str:
-    """A row a fault: how often it was tried, how many of its tests lost something, their minutes."""
+    """A row a fault: how often it was tried, how many of its tests lost something, their minutes, where it fell."""
     faults: dict[str, list[dict]] = {}
     for test, row in rows.items():
         faults.setdefault(str(row.get("fault", test)), []).append(row)
-    text = ["| fault | trials | losses | minutes |", "|---|---|---|---|"]
+    text = ["| fault | trials | losses | minutes | where |", "|---|---|---|---|---|"]
     for fault, of in faults.items():
         trials = sum(int(row.get("trials", 1)) for row in of if row.get("outcome") != "skipped")
         losses = sum(row.get("outcome") not in ("passed", "skipped") for row in of)
-        text.append(f"| {fault} | {trials:,} | {losses} | {_minutes(of):.1f} |")
+        where: Counter[str] = Counter()
+        for row in of:
+            where.update(row.get("where", {}))
+        fell = ", ".join(f"{place} {count}" for place, count in where.items())
+        text.append(f"| {fault} | {trials:,} | {losses} | {_minutes(of):.1f} | {fell} |")
     return "\n".join([*text, f"\n{_minutes(list(rows.values())):.0f} minutes in all."])
 
 

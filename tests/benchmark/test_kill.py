@@ -8,10 +8,14 @@ from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
-from forked import DONE, Process, shared, starve, torture
+from forked import DONE, ELSEWHERE, KILLED, Process, joined, shared, starve, torture
 
+from pdmd import files
 from pdmd import state as states
+from pdmd import train as trainer
+from pdmd.benchmark import generate as generation
 from pdmd.benchmark import provenance
+from pdmd.benchmark import run as runner
 from pdmd.benchmark.run import run_suite
 from pdmd.benchmark.suites import get_suite
 from pdmd.config import make_config
@@ -19,6 +23,21 @@ from pdmd.errors import UserError
 from pdmd.run import Run
 from pdmd.train import prepare, train
 
+#: Where a kill may fall: the innermost of these that the first process was in.
+TRAINING = {
+    "training": (trainer, "_train"),
+    "setting up a phase": (states, "begin_stage"),
+    "loading a checkpoint": (states, "load"),
+    "saving a checkpoint": (states, "save"),
+    "writing the student": (trainer, "finish"),
+}
+BENCHMARK = {
+    "making samples": (runner, "make_samples"),
+    "writing media": (generation, "_store"),
+    "joining manifests": (generation, "_gather"),
+    "measuring": (runner, "score_folder"),
+    "writing the result": (runner, "write_report"),
+}
 EVERY = 2  # steps a checkpoint
 CONFIG = make_config(
     "phased",
@@ -78,27 +97,46 @@ def measuring(make_renderer, monkeypatch):
 
 
 def measured(folder: Path):
-    files = {p.relative_to(folder): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
-    (name,) = [name for name in files if name.name == "result.json"]
-    result = json.loads(files.pop(name))
-    del result["provenance"]["created"]  # the time of day, the one thing that may differ
-    return json.dumps(result), {name: content for name, content in files.items() if "report" not in name.name}
+    """The bytes of every file, without the time of day that result.json and the reports give: in result.json that is
+    `provenance.created`, the one field that is a date or a wall time."""
+    made = {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    (result,) = (content for path, content in made.items() if path.name == "result.json")
+    created = json.loads(result)["provenance"]["created"].encode()
+    assert result.count(created) == 1
+    return {path: content.replace(created, b"") for path, content in made.items()}
+
+
+def test_a_kill_is_told_of_where_it_fell(tmp_path):
+    def work() -> None:
+        files.write_bytes(tmp_path / "a", b"")  # fsync, replace, unlink
+        os.rename(tmp_path / "a", tmp_path / "b")
+
+    for fatal, ended, place in ((2, KILLED, "writing"), (3, KILLED, ELSEWHERE), (4, DONE, ELSEWHERE)):
+        process = Process(work, fatal, places={"writing": (files, "write_bytes")})
+        assert (process.end(), process.place) == (ended, place)
 
 
 @pytest.mark.fault("training killed")
 def test_a_training_killed_anywhere_ends_in_the_same_weights(training, tmp_path):
-    torture(training, loads, tmp_path, trained)
+    torture(training, loads, tmp_path, trained, TRAINING)
+
+
+@pytest.mark.fault("training of two processes killed")
+def test_a_training_of_two_processes_killed_anywhere_ends_in_the_same_weights(training, tmp_path):
+    """Both at once, or one of them, which ends the other; their checkpoints are folders."""
+    torture(lambda folder: joined(2, lambda: training(folder)), loads, tmp_path, trained, TRAINING, together=True)
+    assert all(path.is_dir() for path in (tmp_path / "whole" / "checkpoints").glob("step-*"))
 
 
 @pytest.mark.fault("benchmark killed")
 def test_a_benchmark_killed_anywhere_ends_in_the_same_result(measuring, tmp_path):
-    torture(measuring, lambda folder: None, tmp_path, measured)
+    torture(measuring, lambda folder: None, tmp_path, measured, BENCHMARK)
 
 
 @pytest.mark.fault("benchmark of two processes killed")
 def test_a_benchmark_of_two_processes_killed_anywhere_ends_in_the_same_result(measuring, tmp_path):
     """Killed, too, while one of them joins what both have made."""
-    torture(lambda folder: measuring(folder, 2), lambda folder: None, tmp_path, measured)
+    torture(lambda folder: measuring(folder, 2), lambda folder: None, tmp_path, measured, BENCHMARK)
 
 
 @pytest.mark.fault("more processes than cores")
