@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -211,14 +212,14 @@ def options(
 ) -> None: ...
 
 
-def main() -> None:
-    """The entry point: turns UserError, and what the system refuses, into one line and exit code 2, Ctrl-C and SIGTERM
-    into one line and 130."""
+def main(command: Callable[[], object] = app) -> None:
+    """The entry point, also of modules that are commands of their own: turns UserError, and what the system refuses,
+    into one line and exit code 2, Ctrl-C and SIGTERM into one line and 130."""
     before = {}
     if "WORLD_SIZE" not in os.environ:  # torchrun ends the others so where one has ended, and that one has spoken
         before = {number: signal.signal(number, _stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        app()
+        command()
     except (UserError, OSError) as error:
         from pdmd.benchmark.markup import visible
 

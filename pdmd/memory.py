@@ -315,7 +315,7 @@ def main() -> None:
     config = make_config(args.method, args.teacher, None, args.settings)
     size = published(args.teacher) if args.teacher in PUBLISHED else read_size(args.teacher)
     if size is None:
-        raise SystemExit(f"{args.teacher}: no size can be read")
+        raise UserError(f"{args.teacher}: no size can be read; known: {', '.join(PUBLISHED)}, or a teacher's folder")
     print(f"{args.teacher}: {size.parameters / GB:.2f} billion parameters, {size.tokens} tokens a sample")
     columns = [parts(size, config, n) for n in args.processes]
     print("".join([f"{'GB on each device, of':32}", *(f"{n:>9}" for n in args.processes)]))
@@ -327,4 +327,6 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    from pdmd import cli
+
+    cli.main(main)

@@ -30,6 +30,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
+from pdmd import cli
 from pdmd import state as states
 from pdmd.config import Config, make_config
 from pdmd.errors import UserError, suggest
@@ -252,11 +253,17 @@ def measure(config: Config, teacher: Teacher, repeats: int) -> list[dict[str, fl
     return rows
 
 
+def size(text: str) -> tuple[int, int, int]:
+    """Height, width and frames of "480x832x81"."""
+    height, width, frames = map(int, text.split("x"))
+    return height, width, frames
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--teacher", default="sprites")
     parser.add_argument("--family", help=f"in place of a teacher: {', '.join(FAMILIES)}")
-    parser.add_argument("--size", default="480x832x81", help="height x width x frames, of a family")
+    parser.add_argument("--size", type=size, default="480x832x81", help="height x width x frames, of a family")
     parser.add_argument("--method", default="phased")
     parser.add_argument("--set", dest="settings", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("--repeats", type=int, default=10)
@@ -264,8 +271,7 @@ def main() -> None:
     args = parser.parse_args()
     config = make_config(args.method, args.family or args.teacher, None, args.settings)
     if args.family:
-        height, width, frames = map(int, args.size.split("x"))
-        teacher: Teacher = random_teacher(args.family, (height, width, frames), config.compute)
+        teacher: Teacher = random_teacher(args.family, args.size, config.compute)
     else:
         teacher = load_teacher(config.teacher, config.weights, config.embeddings_folder, config.compute)
     rows = measure(config, teacher, args.repeats)
@@ -273,7 +279,8 @@ def main() -> None:
         print("  ".join(f"{name} {value:.3g}" for name, value in row.items()))
     if args.out:
         args.out.parent.mkdir(parents=True, exist_ok=True)
-        what = f"--family {args.family} --size {args.size}" if args.family else f"--teacher {args.teacher}"
+        shape = "x".join(map(str, args.size))
+        what = f"--family {args.family} --size {shape}" if args.family else f"--teacher {args.teacher}"
         settings = "".join(f" --set {setting}" for setting in args.settings)
         command = f"python -m pdmd.speed {what} --method {args.method}{settings} --repeats {args.repeats}"
         device = torch.cuda.get_device_name() if config.device.startswith("cuda") else "cpu"
@@ -282,4 +289,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    cli.main(main)

@@ -120,7 +120,12 @@ PREVIEW_CLIPS, PREVIEW_STEPS = 24, 40
 
 
 def train_transformer(
-    work: Path, vae: AutoencoderKLWan, device: str, steps: int, earlier: WanPipeline | None = None, compiled: bool = False
+    work: Path,
+    vae: AutoencoderKLWan,
+    device: str,
+    steps: int,
+    earlier: WanPipeline | None = None,
+    compiled: bool = False,
 ) -> WanPipeline:
     """Flow matching on latents of clips and of single frames; the text encoder trains along. Both start from
     an `earlier` pipeline's where there is one, whose transformer may be narrower."""

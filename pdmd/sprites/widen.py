@@ -1,15 +1,14 @@
 """A wider Wan transformer that computes what a narrower one does, to go on training from.
 
 New channels of the residual stream begin empty, and what is new elsewhere is random where it comes in and zero where it
-goes out, so that it has no effect as yet and gradients reach all of it (Net2Net, Chen et al., arXiv 1511.05641). Nearly the same:
-a norm over more channels weighs their mean otherwise, and the norm of queries and keys runs over the new heads too.
+goes out, so that it has no effect as yet and gradients reach all of it (Net2Net, Chen et al., arXiv 1511.05641). Nearly
+the same: a norm over more channels weighs their mean otherwise, and that of queries and keys runs over new heads too.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-import torch
 from diffusers import WanTransformer3DModel
 from torch import Tensor
 
@@ -44,7 +43,7 @@ def quieter(name: str, weight: Tensor, loudness: float) -> Tensor:
     weight = weight.clone()
     if "norm2.weight" in name:
         weight /= loudness
-    elif name.endswith("scale_shift_table"):  # (1, shifts and scales and gates, width); every scale multiplies as 1 + scale
+    elif name.endswith("scale_shift_table"):  # (1, shifts, scales and gates, width); a scale multiplies as 1 + scale
         scales = [1] if weight.shape[1] == 2 else [1, 4]
         weight[:, scales] = (1 + weight[:, scales]) / loudness - 1
     elif "time_proj" in name:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
@@ -131,9 +131,9 @@ def switched(base: nn.Module, name: str | None) -> Iterator[None]:
 def checkpoint_blocks(net: Any) -> None:
     """Gradient checkpointing, block by block, where a recomputation has the adapter on that its forward had."""
 
-    def run(block: Callable[..., Any], *args: Any) -> Any:
+    def run(block: nn.Module, *args: Any) -> Any:
         name = next(iter(_active(net)), None)
-        return checkpoint(block, *args, use_reentrant=False, context_fn=lambda: (nullcontext(), switched(net, name)))
+        return checkpoint(block, *args, use_reentrant=False, context_fn=lambda: (nullcontext(), switched(block, name)))
 
     net.enable_gradient_checkpointing(run)
 
