@@ -93,6 +93,8 @@ def run_suite(
             raise UserError(f"model name {name!r} cannot name a folder under {out}")
         if names.count(name) > 1:
             raise UserError(f"two models or folders are called {name!r}; their results would overwrite each other")
+        if (held := _suite_in(out / name)) not in (None, suite.name):
+            raise UserError(f"{out / name} holds a result of the suite {held!r}; give another --out")
     if suite.first_frames:
         sets = [with_first_frames(suite, prompt_set, first_frames, out, shard) for prompt_set in sets]
     base = next((m for m in models if m.domain == "sprites" and m.identity.get("kind") == "teacher"), None)
@@ -119,6 +121,14 @@ def run_suite(
         except UserError as error:
             Console(stderr=True).print(f"no joint report: {error}", markup=False)
     return paths
+
+
+def _suite_in(folder: Path) -> str | None:
+    """The suite of the result that a folder holds; None where there is none that can be read."""
+    try:
+        return result.load(folder / "result.json").suite
+    except UserError:
+        return None
 
 
 def make_samples(

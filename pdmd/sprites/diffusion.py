@@ -98,7 +98,7 @@ def fit(
     """Train a `transformer`, and its `text_encoder` unless that is frozen, and return their moving average.
 
     Resumes from `<work>/<name>.pt`, logs to `<name>.jsonl`; every thousand steps `preview` gets the average
-    and the path of a picture. Under torchrun each process takes its share of every batch; the first one writes.
+    and the path of a picture. `compiled` has torch.compile compile the blocks. Under torchrun each process takes its share of every batch; the first one writes.
     """
     rank, together = parallel.rank(), parallel.size()
     device = next(nets.parameters()).device
@@ -113,8 +113,9 @@ def fit(
     optimizers = Optimizers(matrices, [*others, *heads.parameters()])
     parts = dict(nets=nets, heads=heads, ema=ema, optimizers=optimizers)
     first = resume(work / f"{name}.pt", **parts)
-    for block in nets["transformer"].blocks if compiled else ():
-        block.compile(dynamic=False)
+    if compiled:
+        for block in nets.get_submodule("transformer.blocks").children():
+            block.compile(dynamic=False)
     start, losses = time.time(), defaultdict(list)
     for step in range(first, steps):
         rng = np.random.default_rng([5, step])

@@ -143,6 +143,13 @@ def test_a_bad_result_is_one_clear_line(ran, tmp_path, change, says: str) -> Non
     assert "\n" not in str(caught.value)
 
 
+def test_a_result_of_another_suite_is_not_written_over(ran, make_renderer) -> None:
+    before = (ran / "one" / "result.json").read_bytes()
+    with pytest.raises(UserError, match="holds a result of the suite 'motion'; give another --out"):
+        run_suite(get_suite("diversity"), [make_renderer("one")], ran, limit=1, quiet=True)
+    assert (ran / "one" / "result.json").read_bytes() == before
+
+
 def test_bad_input_stops_before_anything_is_made(make_renderer, tmp_path) -> None:
     def says(**options: object) -> str:
         models = options.pop("models", None) or [make_renderer()]
