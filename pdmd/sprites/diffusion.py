@@ -98,7 +98,8 @@ def fit(
     """Train a `transformer`, and its `text_encoder` unless that is frozen, and return their moving average.
 
     Resumes from `<work>/<name>.pt`, logs to `<name>.jsonl`; every thousand steps `preview` gets the average
-    and the path of a picture. `compiled` has torch.compile compile the blocks. Under torchrun each process takes its share of every batch; the first one writes.
+    and the path of a picture. `compiled` has torch.compile compile the blocks. Under torchrun each process takes its
+    share of every batch; the first one writes.
     """
     rank, together = parallel.rank(), parallel.size()
     device = next(nets.parameters()).device
