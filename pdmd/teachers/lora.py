@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
@@ -33,7 +33,7 @@ class Adapted(nn.Module):
         self.name = name
         self._base = (base,)  # in a tuple, so that the base's weights are not counted as this network's
         layers = _layers(base)
-        self.paths = list(layers)
+        self.paths, self._layers = list(layers), tuple(layers.values())
         self.adapter = nn.ModuleDict(
             {
                 path.replace(".", "/"): nn.ModuleDict({"lora_A": layer.lora_A[name], "lora_B": layer.lora_B[name]})
@@ -46,7 +46,7 @@ class Adapted(nn.Module):
         return self._base[0]
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        with switched(self.base, self.name):
+        with switched(self._layers, self.name):
             return self.base(*args, **kwargs)
 
     def parts(self) -> dict[str, tuple[Any, Any]]:
@@ -74,7 +74,7 @@ def adapt(base: nn.Module, lora: Lora, targets: str) -> Adapted:
     with torch.random.fork_rng():  # PEFT draws its own start from the global stream
         inject_adapter_in_model(config, base, lora.name)
     del base.peft_config
-    _switch(base, [])
+    _switch(_layers(base).values(), [])
     net = Adapted(base, lora.name).float()
     generator = torch.Generator().manual_seed(lora.seed)
     for a, b in net.parts().values():
@@ -88,10 +88,11 @@ def adapt(base: nn.Module, lora: Lora, targets: str) -> Adapted:
 
 def remove(base: nn.Module, name: str) -> None:
     """The base gives up an adapter, where it has one of that name."""
-    for layer in _layers(base).values():
+    layers = _layers(base).values()
+    for layer in layers:
         if name in layer.lora_A:
             layer.delete_adapter(name)
-    _switch(base, [])
+    _switch(layers, [])
 
 
 def base_of(net: nn.Module) -> nn.Module:
@@ -118,22 +119,23 @@ def plain(net: nn.Module) -> nn.Module:
 
 
 @contextmanager
-def switched(base: nn.Module, name: str | None) -> Iterator[None]:
-    """An adapter, or none, is on in the base; then what was on before is on again."""
-    before = _active(base)
-    _switch(base, [name] if name else [])
+def switched(layers: Collection[LoraLayer], name: str | None) -> Iterator[None]:
+    """An adapter, or none, is on in these layers; then what was on before is on again."""
+    before = _active(layers)
+    _switch(layers, [name] if name else [])
     try:
         yield
     finally:
-        _switch(base, before)
+        _switch(layers, before)
 
 
 def checkpoint_blocks(net: Any) -> None:
     """Gradient checkpointing, block by block, where a recomputation has the adapter on that its forward had."""
 
     def run(block: nn.Module, *args: Any) -> Any:
-        name = next(iter(_active(net)), None)
-        return checkpoint(block, *args, use_reentrant=False, context_fn=lambda: (nullcontext(), switched(block, name)))
+        layers = _layers(block).values()
+        name = next(iter(_active(layers)), None)
+        return checkpoint(block, *args, use_reentrant=False, context_fn=lambda: (nullcontext(), switched(layers, name)))
 
     net.enable_gradient_checkpointing(run)
 
@@ -143,12 +145,11 @@ def _layers(base: nn.Module) -> dict[str, Any]:
     return {path: module for path, module in base.named_modules() if isinstance(module, LoraLayer)}
 
 
-def _active(base: nn.Module) -> list[str]:
+def _active(layers: Collection[LoraLayer]) -> list[str]:
     """Names of the adapters that are on: none or one."""
-    return next((layer.active_adapters for layer in base.modules() if isinstance(layer, LoraLayer)), [])
+    return next((layer.active_adapters for layer in layers), [])
 
 
-def _switch(base: nn.Module, names: list[str]) -> None:
-    for layer in base.modules():
-        if isinstance(layer, LoraLayer):
-            layer._active_adapter = names  # its own set_adapter switches requires_grad as well
+def _switch(layers: Collection[LoraLayer], names: list[str]) -> None:
+    for layer in layers:
+        layer._active_adapter = names  # its own set_adapter switches requires_grad as well
