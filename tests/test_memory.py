@@ -9,7 +9,7 @@ import torch
 from apart import WAITING, Apart
 from torch.utils._pytree import tree_leaves
 
-from pdmd import memory, speed
+from pdmd import cli, memory, speed
 from pdmd import state as states
 from pdmd.config import make_config
 from pdmd.errors import UserError
@@ -166,3 +166,20 @@ def test_what_would_fit_is_named(monkeypatch):
     assert memory.fitting(size, dataclasses.replace(config, device="cpu"), 1, 1) == none
     have(monkeypatch, cpu=100e9)
     assert memory.fitting(size, dataclasses.replace(config, device="cpu"), 1, 1).endswith(settings)
+
+
+@pytest.mark.parametrize(
+    ("module", "argument", "says"),
+    [
+        (memory, "nowhere", "no size can be read; known: wan2.1-1.3b"),
+        (speed, "--family=nowhere", "--family nowhere: known:"),
+    ],
+    ids=["memory", "speed"],
+)
+def test_a_module_that_is_a_command_answers_bad_input_in_one_line(module, argument, says, monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", [module.__name__, argument])
+    with pytest.raises(SystemExit) as stop:
+        cli.main(module.main)
+    assert stop.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert says in line
