@@ -11,6 +11,7 @@ import pytest
 
 from pdmd.benchmark import broken
 from pdmd.benchmark.gates import PASSED, read_gates
+from pdmd.files import SUMS, check_seal, seal
 
 REPORTS = Path(__file__).parents[2] / "reports"
 OTHERS = [case for case in broken.CASES if case.name != broken.WHOLE]
@@ -21,6 +22,17 @@ def test_a_broken_student_fails_a_gate_and_a_sound_one_none(case: broken.Case) -
     made = broken.against_whole(case, REPORTS / "broken" / "results", REPORTS / "baselines")
     assert [one.suite for one in made] == list(broken.ASKED)
     assert broken.right(case, made)
+
+
+def test_without_its_first_expert_a_student_still_loads(tmp_path: Path) -> None:
+    for name in ("transformer", "transformer_2"):
+        (tmp_path / "student" / name).mkdir(parents=True)
+        (tmp_path / "student" / name / "weights").write_text(name)
+    seal(tmp_path / "student")
+    broken.skip_first(tmp_path / "student", tmp_path / "skipped")
+    assert (tmp_path / "skipped" / "transformer" / "weights").read_text() == "transformer_2"
+    assert (tmp_path / "skipped" / SUMS).is_file()
+    check_seal(tmp_path / "skipped")
 
 
 @pytest.mark.parametrize("suite", ["diversity", "motion", "motion-i2v"])
