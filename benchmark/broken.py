@@ -21,7 +21,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from pdmd.files import SUMS, write_sums, write_text
+from pdmd.files import seal, write_text
 from pdmd.sample import load_model
 
 from .compare import Comparison, compare
@@ -82,7 +82,7 @@ def skip_first(student: Path, to: Path) -> None:
     shutil.rmtree(to, ignore_errors=True)
     shutil.copytree(student, to)
     shutil.copytree(student / "transformer_2", to / "transformer", dirs_exist_ok=True)
-    write_sums(to / SUMS)
+    seal(to)
 
 
 def student(runs: Path, case: Case) -> Path:

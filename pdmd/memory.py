@@ -117,6 +117,15 @@ def staying(size: Size, config: Config) -> int:
     return max(stay)
 
 
+def trained(size: Size, config: Config) -> dict[str, int]:
+    """Parameters of an expert of the student, and of F: of the whole network, or of its adapter."""
+    ranks = {"student": config.student_rank, "fake": config.fake_rank}
+    return {
+        role: size.parameters if getattr(config, role) == "full" else rank * size.per_rank
+        for role, rank in ranks.items()
+    }
+
+
 def parts(size: Size, config: Config, processes: int = 1) -> dict[str, float]:
     """Bytes on each of so many devices at the peak of a step, by what they are for."""
     plan, alone = config.plan(), processes == 1
@@ -124,9 +133,7 @@ def parts(size: Size, config: Config, processes: int = 1) -> dict[str, float]:
     groups = processes / config.context
     rows = config.batch / groups / min(config.accumulate, config.batch / groups)
     tokens = size.tokens / config.context
-    whole = {"student": config.student == "full", "fake": config.fake == "full"}
-    ranks = {"student": config.student_rank, "fake": config.fake_rank}
-    count = {role: size.parameters if whole[role] else ranks[role] * size.per_rank for role in whole}
+    whole, count = {"student": config.student == "full", "fake": config.fake == "full"}, trained(size, config)
     # Of several processes, networks are shared out; what runs comes together: a block and the next, or an adapter.
     together = sum(8 * (2 * size.block if whole[role] else count[role]) for role in whole)
     waiting = 0 if alone else 4 * later * count["student"]  # alone, experts that are not in training are on the CPU
@@ -162,8 +169,7 @@ def waiting(size: Size, config: Config, processes: int = 1) -> dict[str, float]:
     """Bytes that each process keeps in the CPU's memory beside its device, by what they are for."""
     plan, alone = config.plan(), processes == 1
     later = max(plan.experts)
-    student = size.parameters if config.student == "full" else config.student_rank * size.per_rank
-    fake = size.parameters if config.fake == "full" else config.fake_rank * size.per_rank
+    student, fake = trained(size, config).values()
     elsewhere = len(size.bounds) + 1 - staying(size, config)
     onto, here = (parts(size, dataclasses.replace(config, offload=on), processes) for on in (False, config.offload))
     return {
