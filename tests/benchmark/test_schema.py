@@ -30,7 +30,7 @@ def made(make_renderer, tmp_path_factory) -> list[dict[str, Any]]:
         (path,) = run_suite(get_suite(name), [make_renderer(name)], out, limit=2, quiet=True)
         medium = sorted((path.parent / "media").iterdir())[0]
         medium.rename(medium.with_name(f"other{medium.suffix}"))
-        given = run_suite(get_suite(name), [], out / "given", limit=1, quiet=True, media=[path.parent / "media"])
+        given = run_suite(get_suite(name), [], out / "given" / name, limit=1, quiet=True, media=[path.parent / "media"])
         found += [json.loads(p.read_bytes()) for p in (path, *given)]
     return found
 
