@@ -66,9 +66,12 @@ VALUES = ODD | st.recursive(
 
 @pytest.fixture(autouse=True, scope="module")
 def memory() -> Iterator[None]:
-    """No input takes 2 GB."""
+    """No input takes 2 GB; one that wants far more is a MemoryError, not the end of the process."""
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    limits, mapped = resource.getrlimit(resource.RLIMIT_AS), int(Path("/proc/self/statm").read_text().split()[0])
+    resource.setrlimit(resource.RLIMIT_AS, (mapped * resource.getpagesize() + 8 * 2**30, limits[1]))
     yield
+    resource.setrlimit(resource.RLIMIT_AS, limits)
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 2 * 2**20
 
 
@@ -340,6 +343,15 @@ def test_student(student, tmp_path, data) -> None:
         (tmp_path / name).write_bytes((student / name).read_bytes())
     refused_or_read(lambda: load_model(str(tmp_path)))
     refused_or_read(lambda: read_student(tmp_path))
+
+
+def test_an_expert_of_a_great_number_is_refused_at_once(student, tmp_path) -> None:
+    described = json.loads((student / "student.json").read_text())
+    (tmp_path / "student.json").write_text(json.dumps(described | {"experts": [0, 0, 1, 10**9]}))
+    started = time.process_time()
+    with pytest.raises(UserError, match="student.json is damaged"):
+        load_model(str(tmp_path))
+    assert time.process_time() - started < 1
 
 
 @fuzz
