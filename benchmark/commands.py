@@ -40,6 +40,9 @@ def bench(
         list[str] | None,
         typer.Option(help="raft=, dinov3= or lpips_trunk=, a FILE or folder; repeatable.  \\[the libraries' caches]"),
     ] = None,
+    fetch: Annotated[
+        bool, typer.Option("--fetch", help="Fetch weights not found so, by their own libraries, into their caches.")
+    ] = False,
     prompts: Annotated[Path | None, typer.Option(help="A JSON Lines file instead of the suite's own.")] = None,
     first_frames: Annotated[
         Path | None,
@@ -115,6 +118,7 @@ def bench(
             lossless=lossless,
             first_frames=first_frames,
             clips=clips,
+            fetch=fetch,
             device=device,
             shard=shard,
         )

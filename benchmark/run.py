@@ -17,7 +17,7 @@ from pdmd.errors import UserError
 from pdmd.files import claim, write_text
 
 from . import diversity, frechet, motion, provenance, report, result, several
-from .features.weights import check_names
+from .features import weights as weights_files
 from .first_frames import FOLDER, check, with_first_frames
 from .generate import BATCH_SIZE, Model, generate, read_manifest, read_record
 from .given import Given, match
@@ -35,6 +35,8 @@ SCORERS: dict[str, Callable[[Mapping[str, Path], str], Scorer]] = {
     "motion": motion.make,
     "motion-i2v": motion.make,
 }
+#: Suite -> the networks that measure it and whose weights do not ship.
+NETWORKS = {"diversity": ("dinov3", "lpips_trunk"), "motion": ("raft",), "motion-i2v": ("raft",)}
 
 
 def run_suite(
@@ -54,6 +56,7 @@ def run_suite(
     lossless: bool = False,
     first_frames: Path | None = None,
     clips: bool = False,
+    fetch: bool = False,
     shard: Shard = ALONE,
 ) -> list[Path]:
     """Run a suite for every model and every folder of media, and return the paths of their result.json, in this order.
@@ -66,11 +69,12 @@ def run_suite(
     `dynamic_degree` is one of motion.IMPLEMENTATIONS, `device` is where the networks of the metrics run. `media` are
     folders of files made by anything else (given.py), of prompts of `domain`; they are only read. `lossless` writes
     videos as FFV1. First frames, where the suite has them, are those of the folder `first_frames`, or else rendered
-    into out/first-frames. With `clips` the samples of the diversity suite are clips. Of several processes (shards.py)
-    each generates its share, and the first alone measures; the others return nothing. Raises UserError for bad input,
-    before anything is made, and where another process is at work in one of these folders.
+    into out/first-frames. With `clips` the samples of the diversity suite are clips. With `fetch` weights that are
+    neither given nor in a cache are fetched there by their own libraries, first of all. Of several processes
+    (shards.py) each generates its share, and the first alone measures; the others return nothing. Raises UserError for
+    bad input, before anything is made, and where another process is at work in one of these folders.
     """
-    check_names(weights or {})
+    weights_files.check_names(weights or {})
     for model in models:
         check(suite, model, first_frames)
     if clips:
@@ -78,6 +82,9 @@ def run_suite(
     make = SCORERS[suite.name]
     if make is motion.make:
         make = partial(motion.make, dynamic_degree=dynamic_degree)
+    if fetch and shard.rank == 0:
+        for network in NETWORKS[suite.name]:
+            weights_files.fetch(network, weights or {})
     scorer = make(weights or {}, device) if shard.rank == 0 else None
     sets = [load_prompts(suite, model.domain, prompts) for model in models]
     if limit is not None and limit < 1:

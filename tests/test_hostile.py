@@ -349,7 +349,7 @@ def test_an_expert_of_a_great_number_is_refused_at_once(student, tmp_path) -> No
     described = json.loads((student / "student.json").read_text())
     (tmp_path / "student.json").write_text(json.dumps(described | {"experts": [0, 0, 1, 10**9]}))
     started = time.process_time()
-    with pytest.raises(UserError, match="student.json is damaged"):
+    with pytest.raises(UserError, match=r"student\.json is damaged"):
         load_model(str(tmp_path))
     assert time.process_time() - started < 1
 

@@ -1,9 +1,9 @@
 """Where a network's weights are found, and reading them safely.
 
 A file or folder that the user gives comes first (`--weights NAME=PATH`), then the cache into which the
-network's own library fetches it. Nothing here downloads, so a benchmark never waits for a network that is
-not there: a network whose weights are absent is absent, and `fetch_command` is the one command that gets
-them, through their own library, into that cache.
+network's own library fetches it. Only `fetch` downloads, which the user asks for (`--fetch`), so a benchmark
+never waits for a connection that is not there: a network whose weights are absent is absent, and `fetch_command`
+is the one command that gets them, through their own library, into that cache.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 
-from pdmd.errors import UserError, suggest
+from pdmd.errors import UserError, first_line, suggest
 from pdmd.files import sha256
 
 TORCH_HUB_URL = "https://download.pytorch.org/models/"
@@ -79,6 +79,27 @@ def fetch_command(name: str) -> str:
         call = f"load_state_dict_from_url('{TORCH_HUB_URL}{source.torch_file}', check_hash=True, weights_only=True)"
         return f'python -c "import torch; torch.hub.{call}"'
     return f"hf download {source.repositories[0]} {HUB_FILE}"
+
+
+def fetch(name: str, given: Mapping[str, Path]) -> Path:
+    """The weights of a network as `find` finds them; where it finds none its own library fetches the default ones into
+    its cache. Raises UserError where that fails."""
+    if path := find(name, given):
+        return path
+    source = SOURCES[name]
+    try:
+        if source.torch_file:
+            url = TORCH_HUB_URL + source.torch_file
+            torch.hub.load_state_dict_from_url(url, map_location="cpu", check_hash=True, weights_only=True)
+            return Path(torch.hub.get_dir()) / "checkpoints" / source.torch_file
+        from huggingface_hub import hf_hub_download
+
+        return Path(hf_hub_download(source.repositories[0], HUB_FILE))
+    except Exception as error:  # whatever a library raises without a network, with a full disk, for another hash
+        raise UserError(
+            f"--fetch: cannot fetch the {source.what} weights ({first_line(error)[:200]}); give them by --weights "
+            f"{name}=FILE, or leave out --fetch to measure without them"
+        ) from None
 
 
 def absence(name: str) -> str:

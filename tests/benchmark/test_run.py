@@ -107,6 +107,24 @@ def test_raft_takes_the_place_of_dis(renderer, tmp_path) -> None:
     assert made.metric("dynamic_degree").details["quirks"] == ["two frames: always dynamic (VBench's rule)"]
 
 
+def test_weights_that_are_nowhere_are_fetched_where_asked_for(renderer, tmp_path, monkeypatch) -> None:
+    asked = []
+
+    def fetch(name: str, given: dict[str, Path]) -> None:
+        asked.append((name, dict(given)))
+        raise UserError("no connection")
+
+    monkeypatch.setattr("pdmd.benchmark.features.weights.fetch", fetch)
+    for suite in (SUITE, get_suite("diversity")):
+        with pytest.raises(UserError, match="no connection"):
+            run_suite(suite, [renderer], tmp_path / "out", quiet=True, fetch=True)
+    given = {"dinov3": Path("mine")}
+    with pytest.raises(UserError, match="no connection"):
+        run_suite(get_suite("diversity"), [renderer], tmp_path / "out", given, quiet=True, fetch=True)
+    assert asked == [("raft", {}), ("dinov3", {}), ("dinov3", given)]
+    assert not (tmp_path / "out").exists()
+
+
 def test_media_of_anything_else_is_scored_from_its_manifest(ran, tmp_path) -> None:
     shutil.copytree(ran / "one" / "media", tmp_path / "theirs" / "media")
     rows = [{"id": "x", "seed": 7, "prompt": "a city at night", "file": "media/m000-0.mp4"}]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shlex
 from pathlib import Path
 
@@ -80,6 +81,41 @@ def test_the_command_fetches_what_is_looked_for() -> None:
     trunk = str(weights.SOURCES["lpips_trunk"].torch_file)
     assert LPIPS[trunk.removesuffix(".pth")[-8:]] == "alex"
     assert all(len(start) == 8 for start in (*LPIPS, *DINOV3))
+
+
+@pytest.fixture
+def released(tmp_path, monkeypatch) -> Path:
+    """A server's folder in place of torch's, with a trunk whose name promises its hash; empty caches."""
+    folder = tmp_path / "server"
+    folder.mkdir()
+    torch.save({"a": torch.arange(3.0)}, folder / "new")
+    name = f"alexnet-owt-{sha256(folder / 'new')[:8]}.pth"
+    (folder / "new").rename(folder / name)
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hf"))
+    monkeypatch.setattr(weights, "TORCH_HUB_URL", folder.as_uri() + "/")
+    trunk = dataclasses.replace(weights.SOURCES["lpips_trunk"], torch_file=name)
+    monkeypatch.setattr(weights, "SOURCES", weights.SOURCES | {"lpips_trunk": trunk})
+    return folder / name
+
+
+def test_what_is_found_nowhere_is_fetched_once_into_its_librarys_cache(released, tmp_path) -> None:
+    path = weights.fetch("lpips_trunk", {})
+    assert path == tmp_path / "torch" / "hub" / "checkpoints" / released.name
+    assert weights.find("lpips_trunk", {}) == path
+    assert sha256(path) == sha256(released)
+    released.unlink()
+    assert weights.fetch("lpips_trunk", {}) == path  # it is there by now
+    assert weights.fetch("raft", {"raft": tmp_path / "mine.pth"}) == tmp_path / "mine.pth"
+
+
+def test_what_cannot_be_fetched_is_one_line_and_leaves_nothing(released, tmp_path) -> None:
+    released.write_bytes(released.read_bytes()[:-1])
+    for name, reason in (("lpips_trunk", "invalid hash value"), ("raft", "No such file"), ("dinov3", "on the Hub")):
+        with pytest.raises(UserError, match=rf"--fetch: cannot fetch .*{reason}.*--weights {name}=FILE"):
+            weights.fetch(name, {})
+        assert weights.find(name, {}) is None
+    assert not [path for path in (tmp_path / "torch").rglob("*") if path.is_file()]
 
 
 def test_an_unknown_network_is_one_clear_line() -> None:
