@@ -129,7 +129,7 @@ def lora_of(config: Config, role: str, index: int) -> Lora | None:
 
 
 def _adamw(net: nn.Module, lr: float, config: Config) -> torch.optim.Optimizer:
-    return torch.optim.AdamW(net.parameters(), lr=lr, betas=(config.beta1, config.beta2), weight_decay=0.0)
+    return torch.optim.AdamW(net.parameters(), lr=lr, betas=(config.beta1, config.beta2), weight_decay=0.0, fused=True)
 
 
 def hand_on(state: State) -> None:
