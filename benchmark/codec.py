@@ -119,7 +119,7 @@ def table(rows: Sequence[Row]) -> str:
         nothing = r.codec == LOSSLESS or r.mean == r.change  # a distance is 0 without loss
         relative = "–" if nothing else f"{r.change / (r.mean - r.change):+.1%}"
         changed = "–" if r.codec == LOSSLESS else f"{r.changed} of {r.n}"
-        lines.append((r.metric, name, f"{r.mean:.4f}", change, relative, changed))
+        lines.append((r.metric, name, f"{r.mean:z.4f}", change, relative, changed))
     head = "metric", "written as", "mean", "against lossless (95 % interval)", "relative", "changed"
     return grid(head, lines)
 
