@@ -50,9 +50,10 @@ class Trainee:
         self.optimizer.zero_grad(set_to_none=True)
         for loss in losses:
             (parallel.context() * loss).backward()  # each process's gradient is that of its own part of the tokens
-        norm = finite(f"{name}_gradient", torch.nn.utils.clip_grad_norm_(self.net.parameters(), CLIP))
+        trained = [p for group in self.optimizer.param_groups for p in group["params"]]
+        norm = finite(f"{name}_gradient", torch.nn.utils.clip_grad_norm_(trained, CLIP))
         self.optimizer.step()
-        finite(f"{name}_weights", torch.nn.utils.get_total_norm(p for p in self.net.parameters() if p.requires_grad))
+        finite(f"{name}_weights", torch.nn.utils.get_total_norm(trained))
         return norm
 
 
