@@ -62,20 +62,31 @@ def pytest_runtest_makereport(item, call):
 
 
 @pytest.fixture
-def refused(tmp_path, monkeypatch, capfd) -> Callable[..., str]:
+def cli(tmp_path, monkeypatch) -> Callable[..., int]:
+    """Runs the command line, in this test's folder, and returns its exit code."""
+    from pdmd.cli import main
+
+    def run(*words: object) -> int:
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr("sys.argv", ["pdmd", *map(str, words)])
+        with pytest.raises(SystemExit) as stop:
+            main()
+        return int(stop.value.code or 0)
+
+    return run
+
+
+@pytest.fixture
+def refused(tmp_path, cli, capfd) -> Callable[..., str]:
     """Runs the command line, in this test's folder, on words that it must refuse in one line, with exit code 2 and
     nothing left behind; returns the line."""
-    from pdmd.cli import main
 
     def run(*words: object) -> str:
         before = sorted(tmp_path.rglob("*"))
-        monkeypatch.chdir(tmp_path)
-        monkeypatch.setattr("sys.argv", ["pdmd", *map(str, words)])
         capfd.readouterr()
-        with pytest.raises(SystemExit) as stop:
-            main()
+        code = cli(*words)
         out, err = capfd.readouterr()
-        assert stop.value.code == 2, out + err
+        assert code == 2, out + err
         (line,) = err.splitlines()
         assert line.startswith("pdmd: ")
         assert sorted(tmp_path.rglob("*")) == before

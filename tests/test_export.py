@@ -14,7 +14,6 @@ from torch import Tensor
 
 from pdmd import state as states
 from pdmd.benchmark import result
-from pdmd.cli import main
 from pdmd.config import make_config
 from pdmd.errors import UserError
 from pdmd.export import export
@@ -198,29 +197,23 @@ def test_an_image_to_video_student_leaves_in_both_forms(tmp_path, form):
     torch.testing.assert_close(theirs, expected[:1], rtol=0, atol=1e-4)
 
 
-def test_what_is_exported_trains_and_is_measured(folders, tmp_path, monkeypatch):
+def test_what_is_exported_trains_and_is_measured(folders, tmp_path, cli):
     """Out, in as a teacher, and to the bench, by the command line."""
     run = student(folders["wan2.1"], 2, tmp_path / "student")
-
-    def pdmd(*words: object) -> None:
-        monkeypatch.setattr("sys.argv", ["pdmd", *map(str, words)])
-        with pytest.raises(SystemExit) as stop:
-            main()
-        assert not stop.value.code
-
     out = tmp_path / "out"
-    pdmd("export", run, out, "--dtype", "bfloat16")
+    assert cli("export", run, out, "--dtype", "bfloat16") == 0
     dtypes = {name: x.dtype for name, x in load_file(next((out / "transformer").glob("*.safetensors"))).items()}
     assert dtypes["blocks.0.attn1.to_q.weight"] == torch.bfloat16
     assert dtypes["blocks.0.scale_shift_table"] == torch.float32  # as diffusers keeps it
     settings = ("generator_steps=2", "batch=2", "fits=1", "pool=2", "prompt_count=4", "probe_every=0", "image_every=0")
     sets = [word for setting in settings for word in ("--set", setting)]
-    pdmd("train", "--teacher", out, *sets, "--student", "lora", "--fake", "lora", "--out", tmp_path / "again")
+    again = ("--student", "lora", "--fake", "lora", "--out", tmp_path / "again")
+    assert cli("train", "--teacher", out, *sets, *again) == 0
     assert (
         load_model(str(tmp_path / "again")).teacher.identity()["sha256"] == load_teacher(str(out)).identity()["sha256"]
     )
     bench = ("bench", "--model", out, "--limit", 2, "--dtype", "bfloat16", "--quiet", "--out", tmp_path / "bench")
-    pdmd(*bench)
+    assert cli(*bench) == 0
     made = result.load(tmp_path / "bench" / "out" / "result.json")
     assert made.metric("optical_flow_dis").n == 2
     assert made.generation["computed"] == {"device": "cpu", "dtype": "bfloat16"}
@@ -268,20 +261,13 @@ def test_what_cannot_be_exported_is_one_line(folders, tmp_path, refused):
             assert message in refused(*words, lora)
 
 
-def test_the_command_line_exports_with_the_benchmarks_table(folders, tmp_path, monkeypatch, capsys):
+def test_the_command_line_exports_with_the_benchmarks_table(folders, tmp_path, cli, refused):
     run = student(folders["wan2.1"], 2, tmp_path / "student")
     metric = result.summarise("optical_flow", [1.0, 2.0, 3.0], 3, "DIS", False, {})
     result.save(result.Result(1, "motion", "student", {}, {}, 3, (metric,), (), {}), tmp_path / "result.json")
-
-    def pdmd(*args: str) -> int:
-        monkeypatch.setattr("sys.argv", ["pdmd", "export", str(run), *args])
-        with pytest.raises(SystemExit) as stop:
-            main()
-        return int(stop.value.code or 0)
-
-    assert pdmd(str(tmp_path / "out"), "--format", "lora", "--result", str(tmp_path / "result.json")) == 0
+    assert cli("export", run, tmp_path / "out", "--format", "lora", "--result", tmp_path / "result.json") == 0
     assert len(list((tmp_path / "out").glob("*.safetensors"))) == 4
     assert "| student | 3 of 3 |" in (tmp_path / "out" / "README.md").read_text()
-    assert pdmd(str(tmp_path / "other"), "--format", "onnx") == 2
-    assert capsys.readouterr().err == "pdmd: --format onnx: known: diffusers, lora\n"
-    assert not (tmp_path / "other").exists()
+    assert (
+        refused("export", run, tmp_path / "other", "--format", "onnx") == "pdmd: --format onnx: known: diffusers, lora"
+    )

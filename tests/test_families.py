@@ -17,7 +17,6 @@ from huggingface_hub import errors
 from PIL import Image
 
 from pdmd import state as states
-from pdmd.cli import main
 from pdmd.config import make_config
 from pdmd.errors import UserError
 from pdmd.flow import time_grid
@@ -291,14 +290,8 @@ def test_a_qwen_image_of_other_parts_is_one_line(folders, tmp_path):
         load_teacher(str(folders["qwen-image"])).shape(5)
 
 
-def test_a_teacher_of_images_samples_an_image(folders, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(
-        "sys.argv", ["pdmd", "sample", str(folders["qwen-image"]), "--prompt", "a cross", "--steps", "1"]
-    )
-    with pytest.raises(SystemExit) as stop:
-        main()
-    assert not stop.value.code
+def test_a_teacher_of_images_samples_an_image(folders, tmp_path, cli):
+    assert cli("sample", folders["qwen-image"], "--prompt", "a cross", "--steps", 1) == 0
     assert (tmp_path / "sample.png").read_bytes().startswith(b"\x89PNG")
 
 

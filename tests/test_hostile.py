@@ -9,7 +9,6 @@ import os
 import pickle
 import resource
 import struct
-import sys
 import tempfile
 import time
 import zlib
@@ -35,7 +34,6 @@ from pdmd.benchmark.given import match
 from pdmd.benchmark.run import run_suite
 from pdmd.benchmark.several import report
 from pdmd.benchmark.suites import get_suite, parse_prompts
-from pdmd.cli import main
 from pdmd.config import Config, make_config
 from pdmd.errors import UserError
 from pdmd.run import Run
@@ -422,7 +420,7 @@ class Payload:
 
 @pytest.mark.parametrize("zipped", [True, False], ids=["zip", "bare pickle"])
 @pytest.mark.fault("code in a file of weights")
-def test_a_pickle_that_would_run_code_is_refused(tmp_path, zipped: bool, monkeypatch, capsys) -> None:
+def test_a_pickle_that_would_run_code_is_refused(tmp_path, zipped: bool, refused) -> None:
     """The payload works where it is let in, so that the refusal means something."""
     marker, path = tmp_path / "ran", tmp_path / "raft.pth"
     pickle.loads(pickle.dumps(Payload(marker)))
@@ -433,12 +431,7 @@ def test_a_pickle_that_would_run_code_is_refused(tmp_path, zipped: bool, monkeyp
         weights.read(path, "RAFT", "a file")
     clips = tmp_path / "clips"
     media.write_video(clips / "a.mp4", np.zeros((3, 16, 16, 3), np.uint8), 8)
-    command = ["bench", "--media", str(clips), "--out", str(tmp_path / "out"), "--weights", f"raft={path}", "--quiet"]
-    monkeypatch.setattr(sys, "argv", ["pdmd", *command])
-    with pytest.raises(SystemExit) as stop:
-        main()
-    assert stop.value.code == 2
-    assert len(capsys.readouterr().err.strip().splitlines()) == 1
+    refused("bench", "--media", clips, "--out", tmp_path / "out", "--weights", f"raft={path}", "--quiet")
     assert not marker.exists()
 
 

@@ -4,7 +4,6 @@ runs."""
 import json
 import pickle
 import shutil
-import sys
 from pathlib import Path
 
 import pytest
@@ -17,7 +16,6 @@ from watched import refused_or_read
 
 from pdmd import shard_files
 from pdmd import state as states
-from pdmd.cli import main
 from pdmd.config import make_config
 from pdmd.embeddings import encoder_class
 from pdmd.errors import UserError
@@ -149,7 +147,7 @@ def test_a_checkpoint_of_many_processes_loads(checkpoint) -> None:
 
 @pytest.mark.parametrize("where", ["metadata", "entry"])
 @pytest.mark.fault("code in a model's folder or a checkpoint")
-def test_a_checkpoint_that_would_run_code_is_refused(checkpoint, tmp_path, where: str, monkeypatch, capsys) -> None:
+def test_a_checkpoint_that_would_run_code_is_refused(checkpoint, tmp_path, where: str, cli, capsys) -> None:
     """torch's own reader runs it, so that the refusal means something."""
     import torch.distributed.checkpoint as dcp
 
@@ -167,10 +165,7 @@ def test_a_checkpoint_that_would_run_code_is_refused(checkpoint, tmp_path, where
     assert marker.exists()
     marker.unlink()
     write_sums(folder / SUMS, *sorted(path.name for path in folder.iterdir()))
-    monkeypatch.setattr(sys, "argv", ["pdmd", "train", "--resume", "--out", str(run.folder)])
-    with pytest.raises(SystemExit) as stop:
-        main()
-    assert stop.value.code == 2
+    assert cli("train", "--resume", "--out", run.folder) == 2
     (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("pdmd: ")]
     assert "names pathlib.Path" in line if where == "metadata" else "lr is more than numbers and tensors" in line
     assert not marker.exists()

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from pdmd import state as states
 from pdmd import step
-from pdmd.cli import main
 from pdmd.config import make_config
 from pdmd.errors import UserError
 from pdmd.run import Run
@@ -173,7 +172,7 @@ def test_f_begins_anew_in_every_stage_and_the_old_one_leaves_the_base(wan):
     assert sorted(layer.lora_A) == ["expert_0", "expert_1", "fake"]
 
 
-def test_the_papers_recipe_and_the_flags_over_it(monkeypatch):
+def test_the_papers_recipe_and_the_flags_over_it(monkeypatch, cli):
     """What the paper reports, for every teacher that is not embedded; --student and --fake replace it."""
     config = make_config(None, "owner/name")
     assert (config.student, config.student_rank, config.student_alpha, config.fake) == ("lora", 64, 8, "full")
@@ -187,10 +186,7 @@ def test_the_papers_recipe_and_the_flags_over_it(monkeypatch):
 
     monkeypatch.setattr("pdmd.train.prepare", asked)
     for words in ((), ("--student", "full"), ("--fake", "lora"), ("--student", "full", "--fake", "lora")):
-        monkeypatch.setattr("sys.argv", ["pdmd", "train", "--teacher", "owner/name", *words])
-        with pytest.raises(SystemExit) as stop:
-            main()
-        assert stop.value.code == 2
+        assert cli("train", "--teacher", "owner/name", *words) == 2
     kinds = [(config.student, config.fake) for config in configs]
     assert kinds == [("lora", "full"), ("full", "full"), ("lora", "lora"), ("full", "lora")]
 

@@ -32,18 +32,12 @@ def test_a_damaged_weight_file_is_one_clear_error(folder, tmp_path):
         load_teacher(str(broken))
 
 
-def test_sample_writes_a_clip_an_image_and_a_sheet(folder, tmp_path, monkeypatch):
+def test_sample_writes_a_clip_an_image_and_a_sheet(folder, tmp_path, cli):
     """Two seeds of five frames: two rows of five, enlarged four times, two pixels between."""
-    import sys
-
     from pdmd.benchmark.media import read_video
-    from pdmd.cli import main
 
     def sample(*args: str) -> None:
-        monkeypatch.setattr(sys, "argv", ["pdmd", "sample", str(folder), "--prompt", "a cross", "--steps", "2", *args])
-        with pytest.raises(SystemExit) as stop:
-            main()
-        assert not stop.value.code
+        assert cli("sample", folder, "--prompt", "a cross", "--steps", 2, *args) == 0
 
     sample("--out", str(tmp_path / "clip.mp4"))
     assert read_video(tmp_path / "clip.mp4").frames.shape == (5, 32, 32, 3)

@@ -1,7 +1,6 @@
 """Image-to-video teachers: what a first frame does, from training prompts to the bench; test_families has the rest."""
 
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +13,6 @@ from PIL import Image
 from pdmd import memory
 from pdmd.benchmark import result
 from pdmd.benchmark.media import read_video, write_png
-from pdmd.cli import main
 from pdmd.config import make_config
 from pdmd.errors import UserError
 from pdmd.run import Run
@@ -44,14 +42,6 @@ def pairs(tmp_path) -> Path:
         rows.append(json.dumps({"text": f"prompt {i}", "image": f"images/{i}.png"}))
     (tmp_path / "pairs.jsonl").write_text("\n\n".join(rows) + "\n")
     return tmp_path / "pairs.jsonl"
-
-
-def pdmd(monkeypatch, *words: object) -> int | None:
-    """The command's exit code."""
-    monkeypatch.setattr(sys, "argv", ["pdmd", *map(str, words)])
-    with pytest.raises(SystemExit) as stop:
-        main()
-    return stop.value.code
 
 
 def test_clips_go_on_from_their_own_first_frame(folder):
@@ -153,22 +143,20 @@ def test_a_bad_row_is_one_line(case, pairs):
     assert len(str(caught.value).splitlines()) == 1
 
 
-def test_sample_takes_an_image_where_the_model_does(folder, tmp_path, monkeypatch, capsys):
+def test_sample_takes_an_image_where_the_model_does(folder, tmp_path, cli, refused):
     write_png(tmp_path / "first.png", PROMPTS[0].image)
     sample = ("sample", folder, "--prompt", "a cross", "--steps", "2", "--out", tmp_path / "clip.mp4")
-    assert not pdmd(monkeypatch, *sample, "--image", tmp_path / "first.png")
+    assert cli(*sample, "--image", tmp_path / "first.png") == 0
     assert read_video(tmp_path / "clip.mp4").frames.shape == (5, 32, 32, 3)
-    assert pdmd(monkeypatch, *sample) == 2
-    assert "model i2v goes on from a first frame: give --image FILE" in capsys.readouterr().err
-    assert pdmd(monkeypatch, *sample, "--image", tmp_path / "none.png") == 2
-    assert "none.png is not there" in capsys.readouterr().err
-    assert pdmd(monkeypatch, "sample", "mixture", "--prompt", "", "--image", tmp_path / "first.png") == 2
-    assert "model mixture takes no --image" in capsys.readouterr().err
+    assert "model i2v goes on from a first frame: give --image FILE" in refused(*sample)
+    assert "none.png is not there" in refused(*sample, "--image", tmp_path / "none.png")
+    mixture = ("sample", "mixture", "--prompt", "", "--image", tmp_path / "first.png")
+    assert "model mixture takes no --image" in refused(*mixture)
 
 
-def test_the_bench_runs_on_first_frames(folder, tmp_path, monkeypatch):
+def test_the_bench_runs_on_first_frames(folder, tmp_path, cli):
     arguments = ("bench", "--suite", "motion-i2v", "--model", folder, "--limit", 2, "--quiet", "--out", tmp_path)
-    assert not pdmd(monkeypatch, *arguments)
+    assert cli(*arguments) == 0
     made = result.load(tmp_path / "i2v" / "result.json")
     assert made.metric("optical_flow_dis").n == 2
     assert set(made.generation["first_frames"]["of"]) == {"v000", "v001"}

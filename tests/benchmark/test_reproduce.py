@@ -22,7 +22,6 @@ from pdmd.benchmark.reproduce.summary import summary
 from pdmd.benchmark.reproduce.tables import TABLES
 from pdmd.benchmark.reproduce.verdict import FAILS, HOLDS, UNDECIDED
 from pdmd.benchmark.reproduce.work import PHASED, Student, Variant, Work
-from pdmd.cli import main
 from pdmd.errors import UserError
 from pdmd.files import claim
 from pdmd.sprites import reader, world
@@ -285,22 +284,16 @@ def test_the_rate_is_that_of_the_clips_nearest_to_the_base_s(work, tmp_path, mon
         sweep.rates(replace(given, limit=3), ["dmd"])
 
 
-def test_the_command_says_the_time_first_and_bad_input_is_one_line(tmp_path, monkeypatch, capsys) -> None:
+def test_the_command_says_the_time_first_and_bad_input_is_one_line(tmp_path, monkeypatch, cli, refused, capsys) -> None:
     monkeypatch.setattr(check, "check", partial(check.check, steps=20))
     monkeypatch.setattr(check, "EULER", 10)
     for arguments, line in (
         (["tabel2"], "nothing to reproduce is called 'tabel2': did you mean 'table2'"),
         (["table2", "--seeds", "0"], "--seeds 0: at least 1"),
     ):
-        monkeypatch.setattr("sys.argv", ["pdmd", "reproduce", *arguments])
-        with pytest.raises(SystemExit) as stop:
-            main()
-        assert stop.value.code == 2
+        assert cli("reproduce", *arguments) == 2
         assert line in capsys.readouterr().err
-    monkeypatch.setattr("sys.argv", ["pdmd", "reproduce", "figure2", "--seeds", "1", "--out", str(tmp_path)])
-    with pytest.raises(SystemExit) as stop:
-        main()
-    assert stop.value.code == 0
+    assert cli("reproduce", "figure2", "--seeds", 1, "--out", tmp_path) == 0
     assert capsys.readouterr().out.startswith("figure2: about a minute\n")
     assert "`pdmd reproduce figure2 --seeds 1 --out" in (tmp_path / "figure2.md").read_text()
 
