@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import math
-import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,16 +18,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from pdmd import parallel
 from pdmd.config import Config, make_config
 from pdmd.errors import UserError
 from pdmd.files import parse_json
-from pdmd.teachers import EMBEDDED, check_device
 
 GB = 10**9
-#: The part of a GPU's free memory that is left to the allocator's gaps and to CUDA's libraries (cuBLAS, NCCL): of 80 GB
-#: 76 can be had.
-MARGIN = 0.05
 #: Bytes of a parameter in training: float32 itself, its gradient, AdamW's two moments.
 TRAINED = 16
 #: What a backward pass keeps of a block, and makes on the way, in bytes a token: so much times the width of the stream,
@@ -36,15 +30,6 @@ TRAINED = 16
 KEPT = {"bfloat16": (72, 8), "float32": (84, 14)}
 #: Latents, float32, of the samples that a process computes at a time: x_s, x0, x_t, T and F, the gradient, and so on.
 LATENTS = 4
-#: What saves memory, in the order in which it is offered; a batch in as many parts as it has rows.
-SAVINGS: dict[str, Any] = {
-    "dtype": "bfloat16",
-    "checkpointing": True,
-    "accumulate": None,
-    "student": "lora",
-    "fake": "lora",
-    "offload": True,
-}
 #: Published teachers: the noise levels between their experts, and what their transformer's class is told beside its
 #: defaults, which are Wan2.1-14B's (config.json of Wan-AI/Wan2.1-T2V-1.3B-Diffusers, Wan2.1-T2V-14B-Diffusers,
 #: Wan2.2-T2V-A14B-Diffusers).
@@ -250,65 +235,6 @@ def _file(spec: str, name: str) -> Path:
     from huggingface_hub import hf_hub_download
 
     return Path(spec) / name if Path(spec).exists() else Path(hf_hub_download(spec, name))
-
-
-def free(device: str) -> float:
-    """Bytes that are free on a GPU, or else in this machine's memory; infinite where that is not known."""
-    if device.startswith("cuda"):
-        return float(torch.cuda.mem_get_info(device)[0])
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        return 1024.0 * next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable"))
-    except (OSError, StopIteration, ValueError):
-        return math.inf
-
-
-def room(device: str, local: int) -> float:
-    """Bytes that one of this machine's `local` processes can have of a memory: of a GPU's all but MARGIN, of the CPU's
-    an equal share."""
-    return free(device) * (1 - MARGIN) if device.startswith("cuda") else free(device) / local
-
-
-def check(config: Config) -> None:
-    """Raises UserError, saying what would fit, where a run would not fit its device or the CPU's memory, and where the
-    device is not here."""
-    size = None if config.teacher in EMBEDDED else read_size(config.teacher)
-    if size is None:
-        return
-    check_device(config.device)
-    processes, local = parallel.size(), int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    for device, needed in needs(size, config, processes).items():
-        if needed > (there := room(device, local)):
-            raise UserError(
-                f"{config.teacher} needs about {needed / GB:.3g} GB on device {device}, where {there / GB:.3g} GB can "
-                f"be had; {fitting(size, config, processes, local)} (docs/scale.md)"
-            )
-
-
-def strain(size: Size, config: Config, processes: int, local: int) -> float:
-    """What a run would take of the memory that is shortest, in parts of what can be had; at most 1 where it fits."""
-    return max(needed / max(1, room(device, local)) for device, needed in needs(size, config, processes).items())
-
-
-def fitting(size: Size, config: Config, processes: int, local: int) -> str:
-    """What to set so that a run fits: settings that save of the memory that is shortest, then more processes."""
-    changed: list[str] = []
-    least = strain(size, config, processes, local)
-    for key, value in (SAVINGS | {"accumulate": config.batch * config.context // processes}).items():
-        other = dataclasses.replace(config, **{key: value})
-        if (less := strain(size, other, processes, local)) >= least:
-            continue
-        config, least = other, less
-        changed.append(f"--set {key}={str(value).lower()}")
-        if least <= 1:
-            needed = needs(size, config, processes)[config.device] / GB
-            return f"it would fit, at {needed:.3g} GB, with {' '.join(changed)}"
-    for many in (2**k for k in range(1, 11)):
-        here = min(many, max(1, torch.cuda.device_count())) if config.device.startswith("cuda") else many
-        shared = many % config.context == 0 and config.batch % (many // config.context) == 0
-        if many > processes and shared and strain(size, config, many, here) <= 1:
-            return f"it would fit over {many} processes, by torchrun, with {' '.join(changed) or 'the same settings'}"
-    return "no settings and no number of processes would make it fit"
 
 
 def main() -> None:

@@ -12,7 +12,7 @@ from types import FrameType
 
 import torch
 
-from pdmd import memory, parallel, shards
+from pdmd import parallel, room, shards
 from pdmd import state as states
 from pdmd.config import Config
 from pdmd.errors import UserError
@@ -63,7 +63,7 @@ def prepare(config: Config) -> Task:
     """Load the teacher and the prompts. Raises UserError for bad input; writes nothing."""
     parallel.share_tokens(config.context)
     parallel.check_batch(config.batch)
-    memory.check(config)
+    room.check(config)
     plan = config.plan()
     with parallel.in_turn():
         teacher = load_teacher(config.teacher, config.weights, config.embeddings_folder, config.compute)

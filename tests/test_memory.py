@@ -9,7 +9,7 @@ import torch
 from apart import WAITING, Apart
 from torch.utils._pytree import tree_leaves
 
-from pdmd import cli, memory, speed
+from pdmd import cli, memory, room, speed
 from pdmd import state as states
 from pdmd.config import make_config
 from pdmd.errors import UserError
@@ -115,20 +115,20 @@ def test_too_little_memory_is_one_line_before_loading(tmp_path, monkeypatch, ref
     size = memory.read_size(str(folder))
     assert size.parameters == sum(p.numel() for p in tiny.wan_transformer().parameters())
     monkeypatch.setattr("pdmd.train.load_teacher", lambda *_: pytest.fail("loaded"))
-    monkeypatch.setattr(memory, "free", lambda device: 1.0)
+    monkeypatch.setattr(room, "free", lambda device: 1.0)
     assert re.search(r"needs about .* GB on device cpu.*no settings", refused("train", "--teacher", folder))
 
 
 def have(monkeypatch, **free: float) -> None:
     """So many bytes free of each memory, whatever there is."""
-    monkeypatch.setattr(memory, "free", free.__getitem__)
+    monkeypatch.setattr(room, "free", free.__getitem__)
 
 
 def test_what_waits_in_the_cpus_memory_must_fit_it(tmp_path, monkeypatch):
     """Beside a GPU: the second expert, embeddings; loading needs room for both experts. Without one, all of it."""
     folder = tiny.wan_two(tmp_path / "wan")
     monkeypatch.setattr("pdmd.train.load_teacher", lambda *_: pytest.fail("loaded"))
-    monkeypatch.setattr(memory, "check_device", lambda device: None)
+    monkeypatch.setattr(room, "check_device", lambda device: None)
     size, settings = memory.read_size(str(folder)), ["checkpointing=true", "prompt_count=10", "batch=2", "pool=2"]
     cuda, cpu = (make_config("phased", str(folder), None, [*settings, f"device={name}"]) for name in ("cuda", "cpu"))
     beside = sum(memory.waiting(size, cuda).values())
@@ -142,7 +142,7 @@ def test_what_waits_in_the_cpus_memory_must_fit_it(tmp_path, monkeypatch):
     with pytest.raises(UserError, match="GB on device cuda, where"):
         prepare(cuda)
     have(monkeypatch, cuda=needed["cuda"] / 0.94, cpu=beside + 1)
-    memory.check(cuda)
+    room.check(cuda)
 
 
 def test_a_teacher_is_loaded_whole_by_every_process():
@@ -157,15 +157,15 @@ def test_what_would_fit_is_named(monkeypatch):
     settings = "--set dtype=bfloat16 --set checkpointing=true --set accumulate=64 --set fake=lora"
     none = "no settings and no number of processes would make it fit"
     have(monkeypatch, cuda=80e9, cpu=1e12)
-    assert memory.fitting(size, config, 1, 1) == f"it would fit, at 71.3 GB, with {settings}"
+    assert room.fitting(size, config, 1, 1) == f"it would fit, at 71.3 GB, with {settings}"
     have(monkeypatch, cuda=53e9, cpu=1e12)
-    assert memory.fitting(size, config, 1, 1).startswith(f"it would fit over 2 processes, by torchrun, with {settings}")
+    assert room.fitting(size, config, 1, 1).startswith(f"it would fit over 2 processes, by torchrun, with {settings}")
     have(monkeypatch, cuda=80e9, cpu=20e9)  # no room to load it
-    assert memory.fitting(size, config, 1, 1) == none
+    assert room.fitting(size, config, 1, 1) == none
     have(monkeypatch, cpu=60e9)  # without a GPU more processes take of the same memory, and so does what is offloaded
-    assert memory.fitting(size, dataclasses.replace(config, device="cpu"), 1, 1) == none
+    assert room.fitting(size, dataclasses.replace(config, device="cpu"), 1, 1) == none
     have(monkeypatch, cpu=100e9)
-    assert memory.fitting(size, dataclasses.replace(config, device="cpu"), 1, 1).endswith(settings)
+    assert room.fitting(size, dataclasses.replace(config, device="cpu"), 1, 1).endswith(settings)
 
 
 @pytest.mark.parametrize(
