@@ -190,7 +190,10 @@ def _opened(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
         with av.open(str(path), metadata_errors="ignore") as container:
             if not container.streams.video:
                 raise UserError(f"{path} holds no video")
-            yield container, container.streams.video[0]
+            stream = container.streams.video[0]
+            if stream.codec_context is None:
+                raise UserError(f"{path} is of a codec that FFmpeg does not know")
+            yield container, stream
     except (av.FFmpegError, OSError, ValueError) as error:
         raise UserError(f"{path} is not a readable video ({getattr(error, 'strerror', None) or error})") from None
 

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
-from torch import Tensor
+from torch import Tensor, nn
 
 from pdmd.errors import UserError, first_line
 from pdmd.files import parse_json, write_bytes
@@ -63,12 +63,7 @@ class Embeddings:
         """The pipeline has its text encoders inside, on a device, and gives them up after. Raises UserError where one
         cannot be loaded."""
         for part in self.encoders:
-            kind = encoder_class(self.pipeline_folder / "model_index.json", part)
-            try:
-                encoder = kind.from_pretrained(self.pipeline_folder / part, dtype=torch.float32)
-            except Exception as error:  # whatever a damaged folder makes transformers raise
-                raise UserError(f"cannot load {self.pipeline_folder / part}: {first_line(error)}") from None
-            setattr(pipeline, part, encoder.requires_grad_(False).eval().to(device))
+            setattr(pipeline, part, load_encoder(self.pipeline_folder, part).to(device))
         try:
             yield
         finally:
@@ -85,6 +80,25 @@ class Embeddings:
     def _write(self, prompt: str, rows: Rows) -> None:
         content = save({name: tensor.contiguous() for name, tensor in rows.items()})
         write_bytes(self.path(prompt), content, "choose another folder with --set embeddings=DIR")
+
+
+def load_encoder(folder: Path, part: str = "text_encoder") -> nn.Module:
+    """A text encoder of a pipeline's folder, float32, frozen. Raises UserError where it cannot be loaded, and where its
+    files lack weights, which transformers would draw at random."""
+    kind = encoder_class(folder / "model_index.json", part)
+    try:
+        encoder, about = kind.from_pretrained(folder / part, dtype=torch.float32, output_loading_info=True)
+        if lacking := sorted(about["missing_keys"]):
+            raise ValueError(lack(lacking))
+    except Exception as error:  # whatever a damaged folder makes transformers raise
+        raise UserError(f"cannot load {folder / part}: {first_line(error)}") from None
+    net: nn.Module = encoder.requires_grad_(False).eval()
+    return net
+
+
+def lack(names: Sequence[str]) -> str:
+    """What is said of weights that a network's files lack."""
+    return f"its files lack {len(names)} of its weights: {names[0]}{' and others' if len(names) > 1 else ''}"
 
 
 def encoder_class(index: Path, part: str = "text_encoder") -> Any:

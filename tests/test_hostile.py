@@ -104,24 +104,41 @@ def twisted(draw, document) -> str:
     )
 
 
-@st.composite
-def mangled(draw, content: bytes) -> bytes:
-    """Bytes with some changed, cut out, put in or repeated."""
-    changed = bytearray(content)
-    for _ in range(draw(st.integers(1, 4))):
-        at = draw(st.integers(0, max(0, len(changed) - 1)))
-        how = draw(st.sampled_from(["flip", "flip", "cut", "end", "insert", "repeat"]))
-        if how == "flip" and changed:
-            changed[at] ^= draw(st.integers(1, 255))
+#: Changes of bytes: each what is done, where (from the start, around the end), to how many bytes, and what is put in.
+CHANGES = st.lists(
+    st.tuples(
+        st.sampled_from(["flip", "flip", "cut", "end", "insert", "repeat"]),
+        st.integers(0, 2**32),
+        st.integers(1, 64),
+        st.binary(max_size=16),
+    ),
+    min_size=1,
+    max_size=4,
+)
+
+
+def changed(content: bytes, changes: list[tuple[str, int, int, bytes]]) -> bytes:
+    """Bytes with some changed, cut out, put in or repeated. Of large ones a test draws the changes alone: hypothesis
+    keeps all that it draws."""
+    made = bytearray(content)
+    for how, place, count, new in changes:
+        at = place % max(1, len(made))
+        if how == "flip" and made:
+            made[at] ^= (place // len(made) + count) % 255 + 1
         elif how == "cut":
-            del changed[at : at + draw(st.integers(1, 64))]
+            del made[at : at + count]
         elif how == "end":
-            del changed[at:]
+            del made[at:]
         elif how == "insert":
-            changed[at:at] = draw(st.binary(max_size=16))
+            made[at:at] = new
         elif how == "repeat":
-            changed[at:at] = changed[at : at + draw(st.integers(1, 64))]
-    return bytes(changed)
+            made[at:at] = made[at : at + count]
+    return bytes(made)
+
+
+def mangled(content: bytes) -> st.SearchStrategy[bytes]:
+    """A small file's bytes with some changed, cut out, put in or repeated."""
+    return CHANGES.map(lambda changes: changed(content, changes))
 
 
 @fuzz
@@ -281,8 +298,8 @@ def test_result(measured, tmp_path, data) -> None:
 @given(data=st.data())
 def test_result_bytes(measured, tmp_path, data) -> None:
     result, items = ((measured / name).read_bytes() for name in ("result.json", "items.csv"))
-    with_result(measured, tmp_path, data.draw(mangled(result)), items)
-    with_result(measured, tmp_path, result, data.draw(mangled(items)))
+    with_result(measured, tmp_path, changed(result, data.draw(CHANGES)), items)
+    with_result(measured, tmp_path, result, changed(items, data.draw(CHANGES)))
 
 
 @pytest.mark.parametrize(
@@ -303,7 +320,7 @@ def test_odd_results(measured, tmp_path, old: str, new: str) -> None:
 @fuzz
 @given(data=st.data())
 def test_embeddings(measured, tmp_path, data) -> None:
-    (tmp_path / frechet.FILE).write_bytes(data.draw(mangled((measured / frechet.FILE).read_bytes())))
+    (tmp_path / frechet.FILE).write_bytes(changed((measured / frechet.FILE).read_bytes(), data.draw(CHANGES)))
     refused_or_read(lambda: frechet.load(tmp_path))
 
 
@@ -357,7 +374,7 @@ def test_an_expert_of_a_great_number_is_refused_at_once(student, tmp_path) -> No
 def test_student_weights(student, tmp_path, data) -> None:
     (tmp_path / "student.json").write_bytes((student / "student.json").read_bytes())
     for name in ("expert_0.safetensors", "expert_1.safetensors"):
-        (tmp_path / name).write_bytes(data.draw(mangled((student / name).read_bytes())))
+        (tmp_path / name).write_bytes(changed((student / name).read_bytes(), data.draw(CHANGES)))
     refused_or_read(lambda: load_model(str(tmp_path)))
 
 
@@ -406,7 +423,7 @@ def tensors(folder: Path) -> dict[str, bytes]:
 @given(data=st.data())
 def test_weights(tmp_path, name: str, data) -> None:
     whole = tensors(tmp_path)[name]
-    (tmp_path / name).write_bytes(data.draw(mangled(whole)))
+    (tmp_path / name).write_bytes(changed(whole, data.draw(CHANGES)))
     refused_or_read(lambda: weights.read(tmp_path / name, "RAFT", "a file"))
 
 
@@ -447,7 +464,7 @@ def still(suffix: str) -> bytes:
 @given(data=st.data())
 def test_images(tmp_path, suffix: str, data) -> None:
     path = tmp_path / f"a{suffix}"
-    path.write_bytes(data.draw(mangled(still(suffix))))
+    path.write_bytes(changed(still(suffix), data.draw(CHANGES)))
     refused_or_read(lambda: media.read_video(path))
     refused_or_read(lambda: media.probe(path))
 
@@ -476,9 +493,21 @@ def test_videos(tmp_path, codec: media.Codec, data) -> None:
     path = tmp_path / f"a{codec.suffix}"
     frames = np.random.default_rng(0).integers(0, 256, (4, 16, 16, 3), dtype=np.uint8)
     media.write_video(path, frames, 8, codec)
-    path.write_bytes(data.draw(mangled(path.read_bytes())))
+    path.write_bytes(changed(path.read_bytes(), data.draw(CHANGES)))
     refused_or_read(lambda: media.read_video(path))
     refused_or_read(lambda: media.probe(path))
+
+
+@pytest.mark.parametrize(("codec", "name"), [(media.CODEC, b"avc1"), (media.LOSSLESS, b"FFV1")])
+def test_a_video_of_an_unknown_codec_is_refused(tmp_path, codec: media.Codec, name: bytes) -> None:
+    path = tmp_path / f"a{codec.suffix}"
+    media.write_video(path, np.zeros((2, 16, 16, 3), np.uint8), 8, codec)
+    whole = path.read_bytes()
+    path.write_bytes(whole.replace(name, b"z" * len(name)))
+    assert path.read_bytes() != whole
+    for read in (media.read_video, media.probe):
+        with pytest.raises(UserError, match=r"a codec that FFmpeg does not know"):
+            read(path)
 
 
 def test_a_video_that_would_fill_the_memory_is_refused(tmp_path, monkeypatch) -> None:

@@ -3,6 +3,7 @@ runs."""
 
 import json
 import pickle
+import re
 import shutil
 from pathlib import Path
 
@@ -10,7 +11,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_hostile import EXAMPLES, Payload, fuzz, mangled, twisted
+from safetensors.torch import load_file, save_file
+from test_hostile import CHANGES, EXAMPLES, Payload, changed, fuzz, mangled, twisted
 from tiny import wan
 from watched import refused_or_read
 
@@ -57,8 +59,8 @@ def test_described(pipeline, tmp_path, data) -> None:
     name = data.draw(st.sampled_from(names))
     content = (pipeline / name).read_bytes()
     small = len(content) < 10_000
-    changed = twisted(json.loads(content)).map(str.encode) | mangled(content) if small else mangled(content)
-    replaced(folder / name, data.draw(changed))
+    described = twisted(json.loads(content)).map(str.encode) | mangled(content) if small else mangled(content)
+    replaced(folder / name, data.draw(described))
     refused_or_read(lambda: load_model(str(folder)))
 
 
@@ -72,6 +74,20 @@ def test_weights(pipeline, tmp_path, data) -> None:
     start = data.draw(mangled(content[:head]) | st.just(content[: head // 2]))
     replaced(folder / name, start + content[head:])
     refused_or_read(lambda: load_model(str(folder)))
+
+
+@pytest.mark.parametrize("part", ["transformer", "vae", "text_encoder"])
+def test_a_network_without_all_its_weights_is_refused(pipeline, tmp_path, part: str) -> None:
+    """diffusers would leave them without memory, transformers draw them at random."""
+    folder = copied(pipeline, tmp_path / "wan")
+    (path,) = (folder / part).glob("*.safetensors")
+    tensors = load_file(path)
+    gone = sorted(tensors)[0]
+    del tensors[gone]
+    path.unlink()
+    save_file(tensors, path, {"format": "pt"})
+    with pytest.raises(UserError, match=f"cannot load .*its files lack 1 of its weights: {re.escape(gone)}$"):
+        load_model(str(folder))
 
 
 @pytest.mark.parametrize("part", ["transformer", "vae", "text_encoder"])
@@ -175,7 +191,7 @@ def test_a_checkpoint_that_would_run_code_is_refused(checkpoint, tmp_path, where
 @given(data=st.data())
 def test_metadata(checkpoint, tmp_path, data) -> None:
     folder = copied(checkpoint, tmp_path / "step-000001")
-    replaced(folder / ".metadata", data.draw(mangled((checkpoint / ".metadata").read_bytes())))
+    replaced(folder / ".metadata", changed((checkpoint / ".metadata").read_bytes(), data.draw(CHANGES)))
     refused_or_read(lambda: shard_files.load(begun(), folder))
 
 

@@ -20,7 +20,7 @@ from huggingface_hub.errors import (
 )
 from torch import nn
 
-from pdmd.embeddings import Embeddings
+from pdmd.embeddings import Embeddings, lack, load_encoder
 from pdmd.errors import UserError, first_line
 from pdmd.files import check_seal, parse_json
 from pdmd.teachers import Compute, Weights, check_device, load_teacher
@@ -80,14 +80,17 @@ def load(
     family = FAMILIES[kind]
     for library in (diffusers.utils.logging, transformers.utils.logging):
         library.disable_progress_bar()  # loading's bars; ours are for work that takes time
-    without = {} if embeddings is None else dict.fromkeys(family.encoders)
     compute = compute or Compute()
     check_device(compute.device)
     weights = getattr(torch, compute.dtype)
     dtypes = {"transformer": weights, "transformer_2": weights, "default": torch.float32}
     try:
         folder = index.parent if Path(spec).exists() else Path(family.pipeline_class.download(str(spec)))
-        pipeline = family.pipeline_class.from_pretrained(folder, dtype=dtypes, **without)
+        encoders = {part: None if embeddings else load_encoder(folder, part) for part in family.encoders}
+        pipeline = family.pipeline_class.from_pretrained(folder, dtype=dtypes, **encoders)
+        for part in pipeline.components.values():
+            if isinstance(part, nn.Module):
+                check_whole(part)
         settings = read_settings(folder, family.defaults(pipeline))
         if guidance is not None:
             settings = replace(settings, guidance=guidance)
@@ -106,6 +109,12 @@ def load(
     return teacher
 
 
+def check_whole(net: nn.Module) -> None:
+    """Raises ValueError where a network's files lacked weights, which diffusers then leaves without memory."""
+    if lacking := [name for name, p in net.named_parameters() if p.is_meta]:
+        raise ValueError(f"{type(net).__name__}: {lack(lacking)}")
+
+
 def _whole(own: PipelineTeacher, count: int, weights: torch.dtype) -> list[nn.Module]:
     """The `count` experts of a student's pipeline folder."""
     experts: list[nn.Module] = []
@@ -114,6 +123,7 @@ def _whole(own: PipelineTeacher, count: int, weights: torch.dtype) -> list[nn.Mo
         if net is None:  # the stock pipeline has no place for it
             try:
                 net = type(own.pipeline.transformer).from_pretrained(own.folder / name, dtype=weights)
+                check_whole(net)
             except Exception as error:  # as above
                 raise UserError(f"cannot load expert {own.folder / name}: {first_line(error)}") from None
         experts.append(net.requires_grad_(False).eval())
