@@ -18,7 +18,7 @@ import torch
 from av.container import InputContainer
 from av.format import Flags
 from av.video.stream import VideoStream
-from PIL import Image
+from PIL import Image, ImageOps
 
 from pdmd.errors import UserError
 from pdmd.files import write_bytes, write_whole
@@ -56,6 +56,8 @@ CODEC = Codec()
 LOSSLESS = Codec("ffv1", crf=None, pix_fmt="bgr0", preset=None)
 MOST_BYTES = 2 * 10**9  # of a clip's frames in memory
 IMAGES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"})
+#: Pillow's names of them; an MPO is a JPEG of several pictures.
+FORMATS = ("PNG", "JPEG", "MPO", "BMP", "TIFF", "WEBP")
 VIDEOS = frozenset({".mp4", ".mkv", ".webm", ".mov", ".avi", ".m4v", ".mpg", ".mpeg", ".ts", ".gif", ".h264", ".mjpeg"})
 
 
@@ -146,14 +148,7 @@ def read_video(path: Path) -> Video:
     if not os.path.isfile(path):  # which takes names of any length
         raise UserError(f"{path} is not there")
     if path.suffix.lower() in IMAGES:
-        _refuse_bomb(path)
-        try:
-            image = cv2.imread(str(path), cv2.IMREAD_COLOR)
-        except cv2.error:
-            image = None
-        if image is None:
-            raise UserError(f"{path} is not a readable image")
-        return Video(cv2.cvtColor(image, cv2.COLOR_BGR2RGB)[None], None)
+        return Video(_read_image(path)[None], None)
     with _opened(path) as (container, stream):
         fps = _stated_fps(container, stream)
         frames: list[np.ndarray] = []
@@ -171,16 +166,22 @@ def read_video(path: Path) -> Video:
     return Video(stacked, fps)
 
 
-def _refuse_bomb(path: Path) -> None:
-    """Raises UserError for an image of more pixels than Pillow's limit, by its head alone."""
+def _read_image(path: Path) -> np.ndarray:
+    """Decode an image, uint8 (H, W, 3), RGB, upright; 16 bits of grey become their upper 8, what is transparent loses
+    that. By Pillow, which asks for no more memory than the picture takes, whatever a file's chunks claim. Raises
+    UserError where it cannot be read or has more pixels than Pillow's limit."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            Image.open(path).close()
+            with Image.open(path, formats=FORMATS) as image:
+                upright = ImageOps.exif_transpose(image)
+                if upright.mode.startswith("I;16"):
+                    upright = Image.fromarray((np.asarray(upright) >> 8).astype(np.uint8))
+                return np.asarray(upright.convert("RGB"))
     except Image.DecompressionBombError as error:
         raise UserError(f"{path} is refused: {error}") from None
-    except Exception:  # whatever its head makes Pillow raise: the reader says whether it can be read
-        return
+    except Exception:  # whatever a damaged file makes Pillow raise
+        raise UserError(f"{path} is not a readable image") from None
 
 
 @contextmanager

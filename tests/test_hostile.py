@@ -486,6 +486,18 @@ def test_an_image_that_would_fill_the_memory_is_refused(tmp_path) -> None:
             read(tmp_path / "bomb.png")
 
 
+def test_a_chunk_that_claims_gigabytes_takes_none(tmp_path) -> None:
+    """A PNG whose palette is said to have 4 GB; nothing of it is there."""
+    whole = still(".png")
+    claimed = whole[:33] + struct.pack(">I", 2**32 - 1) + b"PLTE" + whole[33:]
+    (tmp_path / "a.png").write_bytes(claimed)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    for read in (media.read_video, media.probe):
+        with pytest.raises(UserError, match="not a readable image"):
+            read(tmp_path / "a.png")
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 2**19
+
+
 @pytest.mark.parametrize("codec", [media.CODEC, media.LOSSLESS], ids=["mp4", "mkv"])
 @fuzz
 @given(data=st.data())

@@ -6,6 +6,7 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
+from PIL import ExifTags, Image
 
 from pdmd.benchmark import media
 from pdmd.errors import UserError
@@ -64,3 +65,16 @@ def test_contact_sheet_takes_first_to_last_frame(clip) -> None:
     assert sheet.shape == (2 * 64 + 2, 3 * 64 + 4, 3)
     np.testing.assert_array_equal(sheet[:64, :64], clip[0])
     np.testing.assert_array_equal(sheet[66:, -64:], clip[-1])
+
+
+def test_an_image_of_any_kind_becomes_upright_rgb_of_8_bits(tmp_path) -> None:
+    rng = np.random.default_rng(0)
+    grey, colour = rng.integers(0, 2**16, (6, 4), dtype=np.uint16), rng.integers(0, 256, (6, 4, 4), dtype=np.uint8)
+    Image.fromarray(grey).save(tmp_path / "grey.png")
+    np.testing.assert_array_equal(media.read_video(tmp_path / "grey.png").frames[0], np.stack([grey >> 8] * 3, axis=-1))
+    Image.fromarray(colour).save(tmp_path / "rgba.png")
+    np.testing.assert_array_equal(media.read_video(tmp_path / "rgba.png").frames[0], colour[..., :3])
+    turned = Image.Exif()
+    turned[ExifTags.Base.Orientation] = 6  # a quarter turn to the right shows it upright
+    Image.fromarray(colour[..., :3]).save(tmp_path / "turned.png", exif=turned)
+    np.testing.assert_array_equal(media.read_video(tmp_path / "turned.png").frames[0], np.rot90(colour[..., :3], -1))
