@@ -28,6 +28,8 @@ VERSION = 1
 ADVICE = "make room and use --resume"
 #: The last file that torch.distributed.checkpoint writes into a folder.
 WHOLE = ".metadata"
+#: Where torch has AdamW as one operation.
+FUSED = ("cpu", "cuda", "mps", "xpu")
 
 
 @dataclass
@@ -129,7 +131,8 @@ def lora_of(config: Config, role: str, index: int) -> Lora | None:
 
 
 def _adamw(net: nn.Module, lr: float, config: Config) -> torch.optim.Optimizer:
-    return torch.optim.AdamW(net.parameters(), lr=lr, betas=(config.beta1, config.beta2), weight_decay=0.0, fused=True)
+    fused = next(net.parameters()).device.type in FUSED
+    return torch.optim.AdamW(net.parameters(), lr=lr, betas=(config.beta1, config.beta2), weight_decay=0.0, fused=fused)
 
 
 def hand_on(state: State) -> None:

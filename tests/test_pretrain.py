@@ -103,6 +103,7 @@ def brief(monkeypatch):
         (autoencoder, "POOL", 4),
         (autoencoder, "HELD_OUT", 2),
         (pretrain, "LATENTS", 8),
+        (pretrain_i2v, "CLIPS", 8),
         (pretrain, "CHUNK", 4),
         (pretrain, "STEPS", 2),
         (pretrain, "IMAGES_FIRST", 1),
