@@ -16,7 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from pdmd.errors import UserError
 from pdmd.files import claim, write_text
 
-from . import diversity, frechet, motion, provenance, report, result, several
+from . import diversity, frechet, motion, pairs, provenance, report, result, several
 from .features import weights as weights_files
 from .first_frames import FOLDER, check, with_first_frames
 from .generate import BATCH_SIZE, Model, generate, read_manifest, read_record
@@ -36,7 +36,7 @@ SCORERS: dict[str, Callable[[Mapping[str, Path], str], Scorer]] = {
     "motion-i2v": motion.make,
 }
 #: Suite -> the networks that measure it and whose weights do not ship.
-NETWORKS = {"diversity": ("dinov3", "lpips_trunk"), "motion": ("raft",), "motion-i2v": ("raft",)}
+NETWORKS = {"diversity": tuple(pairs.NETWORKS.values()), "motion": ("raft",), "motion-i2v": ("raft",)}
 
 
 def run_suite(

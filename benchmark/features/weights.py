@@ -91,7 +91,7 @@ def fetch(name: str, given: Mapping[str, Path]) -> Path:
         if source.torch_file:
             url = TORCH_HUB_URL + source.torch_file
             torch.hub.load_state_dict_from_url(url, map_location="cpu", check_hash=True, weights_only=True)
-            return Path(torch.hub.get_dir()) / "checkpoints" / source.torch_file
+            return _hub_path(source.torch_file)
         from huggingface_hub import hf_hub_download
 
         return Path(hf_hub_download(source.repositories[0], HUB_FILE))
@@ -155,9 +155,14 @@ def check(tensors: Mapping[str, torch.Tensor], expected: Mapping[str, torch.Tens
         raise ValueError(f"unknown tensor {min(extra)}")
 
 
+def _hub_path(file: str) -> Path:
+    """Where torch hub caches a file of weights."""
+    return Path(torch.hub.get_dir()) / "checkpoints" / file
+
+
 def _cached(source: Source) -> Path | None:
     if source.torch_file:
-        path = Path(torch.hub.get_dir()) / "checkpoints" / source.torch_file
+        path = _hub_path(source.torch_file)
         return path if path.is_file() else None
     from huggingface_hub import try_to_load_from_cache
 

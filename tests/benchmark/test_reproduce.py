@@ -284,7 +284,7 @@ def test_the_rate_is_that_of_the_clips_nearest_to_the_base_s(work, tmp_path, mon
         sweep.rates(replace(given, limit=3), ["dmd"])
 
 
-def test_the_command_says_the_time_first_and_bad_input_is_one_line(tmp_path, monkeypatch, cli, refused, capsys) -> None:
+def test_the_command_says_the_time_first_and_bad_input_is_one_line(tmp_path, monkeypatch, cli, capsys) -> None:
     monkeypatch.setattr(check, "check", partial(check.check, steps=20))
     monkeypatch.setattr(check, "EULER", 10)
     for arguments, line in (
