@@ -65,17 +65,6 @@ def test_noise_levels_are_logit_normal_every_second_one_shifted_and_stratified()
     assert float((edges - torch.arange(4096) - 0.5).abs().max()) < 0.55
 
 
-def test_an_error_counts_more_where_objects_are_and_as_before_where_they_may_be_anywhere():
-    error = torch.rand(2, 12, 3, 8, 8, generator=torch.Generator().manual_seed(0))
-    anywhere = torch.full((2, 3, 8, 8), 0.1)
-    torch.testing.assert_close(diffusion.focused(error, anywhere), error.mean())
-    objects = torch.zeros(2, 3, 8, 8)
-    objects[:, :, 2:4, 2:4] = 1
-    inside, outside = error[:, :, :, 2:4, 2:4].mean(), error.mean(1)[objects == 0].mean()
-    share = 4 * (1 + diffusion.FOCUS) / (60 + 4 * (1 + diffusion.FOCUS))
-    torch.testing.assert_close(diffusion.focused(error, objects), share * inside + (1 - share) * outside)
-
-
 def test_learning_rate_rises_stays_and_falls_to_zero():
     rates = np.array([diffusion.learning_rate(step, pretrain.STEPS) for step in range(pretrain.STEPS + 1)])
     assert rates[0] < 0.01
@@ -103,7 +92,6 @@ def brief(monkeypatch):
         (autoencoder, "POOL", 4),
         (autoencoder, "HELD_OUT", 2),
         (pretrain, "LATENTS", 8),
-        (pretrain_i2v, "CLIPS", 8),
         (pretrain, "CHUNK", 4),
         (pretrain, "STEPS", 2),
         (pretrain, "IMAGES_FIRST", 1),

@@ -23,7 +23,6 @@ SHIFT = 3.0  # of the sampling grid, and of the noise levels in training
 TOKENS = 16  # the longest prompt has 10 words and the end mark
 LONG_PADDING = 0.03  # share of steps padded to 512 tokens, the stock pipeline's default
 WARM_UP = 200
-FOCUS = 6.0  # how much more a cell weighs in the loss where the noisy clip shows an object
 DECAY = 0.65  # share of the steps, the last ones, over which the learning rate falls to zero
 EMA = 0.999
 
@@ -68,26 +67,15 @@ def stratified_t(n: int, generator: torch.Generator) -> Tensor:
     return torch.where(place % 2 == 0, shift_time(t, SHIFT), t)
 
 
-def flow_error(nets: Any, cond: Tensor, batch: Batch, generator: torch.Generator) -> Tensor:
-    """Squared error of the velocity eps - x0 at x_t = (1 - t) x0 + t eps, (n, z, t, h, w)."""
+def flow_loss(nets: Any, cond: Tensor, batch: Batch, generator: torch.Generator) -> Tensor:
+    """Mean squared error of the velocity eps - x0 at x_t = (1 - t) x0 + t eps."""
     x0 = batch.x0.to(generator.device)
     t = stratified_t(len(x0), generator).view(-1, 1, 1, 1, 1)
     eps = torch.randn(x0.shape, generator=generator, device=x0.device)
     x_t = (1 - t) * x0 + t * eps
     seen = x_t if batch.given is None else torch.cat([x_t, batch.given.to(x0.device)], dim=1)
     v = nets["transformer"](seen, 1000 * t.flatten(), cond, return_dict=False)[0]
-    return (v - (eps - x0)).pow(2)
-
-
-def focused(error: Tensor, objects: Tensor) -> Tensor:
-    """The mean of an error (n, z, t, h, w) with weight 1 + FOCUS where `objects` (n, t, h, w), in [0, 1], is 1.
-
-    Objects are a tenth of the cells, and small in them are the errors that decide on a shape. Weights that depend on
-    nothing but x_t leave the best velocity what it is, the expectation given x_t, cell by cell: so `objects` is what
-    the heads read in x_t, not what they should have read.
-    """
-    weight = 1 + FOCUS * objects
-    return (error.mean(1) * weight).mean() / weight.mean()
+    return (v - (eps - x0)).pow(2).mean()
 
 
 def share(batch: Batch) -> Batch:
@@ -136,13 +124,13 @@ def fit(
         batch = share(batch_at(step, rng))
         length = 512 if rng.random() < LONG_PADDING else TOKENS
         cond = embed(nets["text_encoder"], tokenizer, batch.prompts, length)
-        error = flow_error(nets, cond, batch, generator)
-        asked, objects = heads.read(batch.truth)
-        optimizers.step(focused(error, objects) + WEIGHT * asked, learning_rate(step, steps))
+        loss = flow_loss(nets, cond, batch, generator)
+        asked = heads.loss(batch.truth)
+        optimizers.step(loss + WEIGHT * asked, learning_rate(step, steps))
         ema.update_parameters(nets)
         if rank > 0:
             continue
-        losses[batch.kind].append(float(error.detach().mean()))
+        losses[batch.kind].append(float(loss.detach()))
         losses[f"heads_{batch.kind}"].append(float(asked.detach()))
         last = step == steps - 1
         if step % 100 == 99 or last:

@@ -66,7 +66,7 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
     )
 
 
-LATENTS = 60000
+LATENTS = 20000
 CHUNK = 1000
 ENCODED_AT_ONCE = 50
 
@@ -76,19 +76,19 @@ def scenes_of(c: int) -> list[world.Scene]:
     return [world.sample_scene(np.random.default_rng([4, c, i])) for i in range(CHUNK)]
 
 
-def shown_by_scenes(n: int) -> tuple[list[dict[str, str | None]], torch.Tensor]:
-    """Of the training set's first n scenes, their factors and the cells that their objects cover (n, t, h, w)."""
-    scenes = [scene for c in range(n // CHUNK) for scene in scenes_of(c)]
+def shown_by_scenes() -> tuple[list[dict[str, str | None]], torch.Tensor]:
+    """Of the training set's scenes, their factors and the cells that their objects cover (n, t, h, w)."""
+    scenes = [scene for c in range(LATENTS // CHUNK) for scene in scenes_of(c)]
     return [dict(scene.factors) for scene in scenes], torch.from_numpy(np.stack([covered(s) for s in scenes]))
 
 
 @torch.no_grad()
-def encode_latents(work: Path, vae: AutoencoderKLWan, device: str, n: int, first_frame: bool = False) -> torch.Tensor:
-    """Normalised latents (n, z, t, h, w) of the training set's first n scenes, float16; of scenes whose first frame
-    alone is shown, the rest grey, where `first_frame`."""
+def encode_latents(work: Path, vae: AutoencoderKLWan, device: str, first_frame: bool = False) -> torch.Tensor:
+    """Normalised latents (n, z, t, h, w) of the training set's scenes, float16; of scenes whose first frame alone
+    is shown, the rest grey, where `first_frame`."""
     folder = work / ("first-frames" if first_frame else "latents")
     folder.mkdir(exist_ok=True)
-    for c in range(n // CHUNK):
+    for c in range(LATENTS // CHUNK):
         path = folder / f"{c:03d}.pt"
         if c % parallel.size() != parallel.rank():
             continue
@@ -101,9 +101,9 @@ def encode_latents(work: Path, vae: AutoencoderKLWan, device: str, n: int, first
                 means.append(vae.encode(x).latent_dist.mean.cpu())
             torch.save(torch.cat(means), path.with_suffix(".tmp"))
             path.with_suffix(".tmp").rename(path)
-            print(f"{folder.name} {c + 1}/{n // CHUNK}", flush=True)
+            print(f"{folder.name} {c + 1}/{LATENTS // CHUNK}", flush=True)
     parallel.wait()
-    latents = torch.cat([torch.load(folder / f"{c:03d}.pt", weights_only=True) for c in range(n // CHUNK)])
+    latents = torch.cat([torch.load(folder / f"{c:03d}.pt", weights_only=True) for c in range(LATENTS // CHUNK)])
     if not any(vae.config.latents_mean):  # an earlier pipeline's transformer knows its own normalisation
         vae.register_to_config(
             latents_mean=latents.mean((0, 2, 3, 4)).tolist(), latents_std=latents.std((0, 2, 3, 4)).tolist()
@@ -129,8 +129,8 @@ def train_transformer(
 ) -> WanPipeline:
     """Flow matching on latents of clips and of single frames; the text encoder trains along. Both start from
     an `earlier` pipeline's where there is one, whose transformer may be narrower."""
-    latents = encode_latents(work, vae, device, LATENTS)
-    factors, cells = shown_by_scenes(LATENTS)
+    latents = encode_latents(work, vae, device)
+    factors, cells = shown_by_scenes()
     tokenizer = build_tokenizer()
     torch.manual_seed(0)
     config = TRANSFORMER_CONFIG

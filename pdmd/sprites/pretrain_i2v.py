@@ -38,7 +38,6 @@ from pdmd.sprites.truth import Truth, labels
 from pdmd.teachers.wan_i2v import masked
 
 STEPS = 1500
-CLIPS = 20000
 
 
 def sister(transformer: WanTransformer3DModel, given: int) -> WanTransformer3DModel:
@@ -55,8 +54,8 @@ def sister(transformer: WanTransformer3DModel, given: int) -> WanTransformer3DMo
 def train(work: Path, teacher: WanPipeline, device: str, compiled: bool = False) -> WanImageToVideoPipeline:
     """Flow matching on clips, given their first frames."""
     vae: AutoencoderKLWan = teacher.vae.to(device)
-    latents, firsts = (encode_latents(work, vae, device, CLIPS, first_frame) for first_frame in (False, True))
-    factors, cells = shown_by_scenes(CLIPS)
+    latents, firsts = encode_latents(work, vae, device), encode_latents(work, vae, device, first_frame=True)
+    factors, cells = shown_by_scenes()
     stride = vae.config.scale_factor_temporal
     torch.manual_seed(0)
     net = sister(teacher.transformer, stride + vae.config.z_dim).to(device)

@@ -54,7 +54,7 @@ def covered(scene: world.Scene) -> np.ndarray:
 
 
 class Heads(nn.Module):
-    """Linear readings of a transformer's tokens, taken while it runs: `read` is of its last forward pass."""
+    """Linear readings of a transformer's tokens, taken while it runs: `loss` is of its last forward pass."""
 
     def __init__(self, transformer: Any) -> None:
         super().__init__()
@@ -70,10 +70,8 @@ class Heads(nn.Module):
     def _take(self, block: nn.Module, args: Any, out: Tensor) -> None:
         self.tokens = out
 
-    def read(self, truth: Truth) -> tuple[Tensor, Tensor]:
-        """Of the last forward pass, the loss: cross entropy of the factors and of the covered cells, in nats, each a
-        mean over tokens; their mean. And the share of each cell that objects cover as the heads read it, without
-        gradient, (n, t, h, w) in [0, 1]."""
+    def loss(self, truth: Truth) -> Tensor:
+        """Cross entropy of the factors and of the covered cells, in nats, each a mean over tokens; their mean."""
         assert self.tokens is not None
         tokens, self.tokens = self.norm(self.tokens), None  # (n, t h/p w/p, width)
         of = [
@@ -83,6 +81,6 @@ class Heads(nn.Module):
         ]
         n, t, h, w = truth.covered.shape
         p = self.patch
-        logits = self.cells(tokens).view(n, t, h // p, w // p, p, p).transpose(3, 4).reshape(n, t, h, w)
-        of.append(nn.functional.binary_cross_entropy_with_logits(logits, truth.covered))
-        return torch.stack(of).mean(), logits.detach().sigmoid()
+        cells = truth.covered.view(n, t, h // p, p, w // p, p).permute(0, 1, 2, 4, 3, 5).reshape(n, -1, p * p)
+        of.append(nn.functional.binary_cross_entropy_with_logits(self.cells(tokens), cells))
+        return torch.stack(of).mean()
