@@ -39,14 +39,15 @@ def record() -> dict[str, Any]:
 
 
 def git_commit() -> dict[str, Any] | None:
-    """The commit of the checkout that this very file is tracked in, and whether it was changed since; None
-    for an installed package."""
+    """The commit of the checkout that this very file is tracked in, and whether it was changed since, but for
+    reports/, which commands write and none but a baseline's comparison reads; None for an installed package."""
     here = Path(__file__).resolve()
     tracked = _git(here.parent, "ls-files", "--error-unmatch", here.name)
     commit = _git(here.parent, "rev-parse", "HEAD")
     if not tracked or not commit:
         return None
-    return {"commit": commit, "changed": bool(_git(here.parent, "status", "--porcelain", "--untracked-files=no"))}
+    changed = _git(here.parent, "status", "--porcelain", "--untracked-files=no", "--", ":/", ":(top,exclude)reports")
+    return {"commit": commit, "changed": bool(changed)}
 
 
 def commit_text() -> str:
