@@ -96,7 +96,7 @@ def bench(
     files = {name: Path(file) for name, file in (_pair(text) for text in weights or [])}
     models = [load_model(name, compute=compute) for name in model or []]
     if action:
-        _prepare_i2v(models[0], prompts, limit, out or Path("bench/first-frames"), batch_size, shard)
+        _prepare_i2v(models[0], prompts, limit, out or Path("bench/first-frames"), batch_size, quiet, shard)
         return
     chosen = [get_suite(suite)] if suite != ALL else suites_for([m.domain for m in models], models[0].first_frames)
     if first_frames and not all(one.first_frames for one in chosen):
@@ -129,18 +129,20 @@ def bench(
 
 
 def _prepare_i2v(
-    model: Model, prompts: Path | None, limit: int | None, out: Path, batch_size: int, shard: Shard
+    model: Model, prompts: Path | None, limit: int | None, out: Path, batch_size: int, quiet: bool, shard: Shard
 ) -> None:
     """Make the first frames of the motion-i2v suite, or of the user's own `prompts`, into `out`."""
     from dataclasses import replace
 
     from .first_frames import prepare
+    from .run import a_bar, progress_bars
     from .suites import FIRST_FRAMES, get_suite, load_prompts
 
     suite = get_suite(FIRST_FRAMES)
     pairs = load_prompts(suite, model.domain, prompts)
     pairs = replace(pairs, prompts=pairs.prompts[:limit])
-    made = prepare(suite, pairs, model, out, batch_size, shard=shard)
+    with progress_bars(quiet or shard.rank > 0) as bars:
+        made = prepare(suite, pairs, model, out, batch_size, a_bar(bars, f"{model.name}: first frames"), shard)
     print(f"{len(made)} first frames: {out / 'manifest.jsonl'}")
 
 

@@ -54,10 +54,13 @@ class Codec:
 CONTAINERS = {"libx264": ".mp4", "ffv1": ".mkv"}
 CODEC = Codec()
 LOSSLESS = Codec("ffv1", crf=None, pix_fmt="bgr0", preset=None)
-MOST_BYTES = 2 * 10**9  # of a clip's frames in memory
+#: What is read: sides in pixels and the longer by the shorter, pixels of an image and of a frame (8K and 4K have
+#: fewer), bytes of a clip's frames. Beyond them estimators would take minutes and gigabytes, or have nothing to see.
+LEAST_SIDE, MOST_ASPECT = 8, 8
+MOST_IN_IMAGE, MOST_IN_FRAME = 2**25, 2**24
+MOST_BYTES = 8 * 10**8  # two clips are in memory at a time
 IMAGES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"})
-#: Pillow's names of them; an MPO is a JPEG of several pictures.
-FORMATS = ("PNG", "JPEG", "MPO", "BMP", "TIFF", "WEBP")
+FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP")  # Pillow's names of them
 VIDEOS = frozenset({".mp4", ".mkv", ".webm", ".mov", ".avi", ".m4v", ".mpg", ".mpeg", ".ts", ".gif", ".h264", ".mjpeg"})
 
 
@@ -153,6 +156,7 @@ def read_video(path: Path) -> Video:
         fps = _stated_fps(container, stream)
         frames: list[np.ndarray] = []
         for frame in container.decode(stream):
+            _check_size(path, frame.width, frame.height, MOST_IN_FRAME)
             if (len(frames) + 1) * frame.width * frame.height * 3 > MOST_BYTES:
                 raise UserError(f"{path} holds more than {MOST_BYTES / 1e9:.2g} GB of frames")
             frames.append(frame.to_ndarray(format="rgb24"))
@@ -169,19 +173,35 @@ def read_video(path: Path) -> Video:
 def _read_image(path: Path) -> np.ndarray:
     """Decode an image, uint8 (H, W, 3), RGB, upright; 16 bits of grey become their upper 8, what is transparent loses
     that. By Pillow, which asks for no more memory than the picture takes, whatever a file's chunks claim. Raises
-    UserError where it cannot be read or has more pixels than Pillow's limit."""
+    UserError where it cannot be read or is of a size that is not read."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             with Image.open(path, formats=FORMATS) as image:
+                _check_size(path, *image.size, MOST_IN_IMAGE)
                 upright = ImageOps.exif_transpose(image)
                 if upright.mode.startswith("I;16"):
                     upright = Image.fromarray((np.asarray(upright) >> 8).astype(np.uint8))
                 return np.asarray(upright.convert("RGB"))
+    except UserError:
+        raise
     except Image.DecompressionBombError as error:
         raise UserError(f"{path} is refused: {error}") from None
     except Exception:  # whatever a damaged file makes Pillow raise
         raise UserError(f"{path} is not a readable image") from None
+
+
+def _check_size(path: Path, width: int, height: int, most: int) -> None:
+    """Raises UserError for a picture of a size that is not read."""
+    if min(width, height) < LEAST_SIDE:
+        wrong = f"a side under {LEAST_SIDE}"
+    elif max(width, height) > MOST_ASPECT * min(width, height):
+        wrong = f"one side over {MOST_ASPECT} times the other"
+    elif width * height > most:
+        wrong = f"more than {most / 1e6:.0f} million pixels"
+    else:
+        return
+    raise UserError(f"{path} is refused: it is {width} x {height}, {wrong}")
 
 
 @contextmanager

@@ -107,12 +107,11 @@ def run_suite(
     base = next((m for m in models if m.domain == "sprites" and m.identity.get("kind") == "teacher"), None)
     against = out / base.name if base else None
     codec = LOSSLESS if lossless else CODEC
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with ExitStack() as stack:
         if shard.rank == 0:
             for name in names:
                 stack.enter_context(claim(out / name))
-        bars = stack.enter_context(Progress(*columns, console=Console(stderr=True), disable=quiet))
+        bars = stack.enter_context(progress_bars(quiet))
         for prompt_set, model in zip(sets, models, strict=True):
             make_samples(suite, prompt_set, model, out / model.name, batch_size, bars, codec, shard)
         if scorer is None:
@@ -138,6 +137,24 @@ def _suite_in(folder: Path) -> str | None:
         return None
 
 
+def progress_bars(quiet: bool) -> Progress:
+    """Bars on the standard error, each with what it is of, how much is done, and the time left."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    return Progress(*columns, console=Console(stderr=True), disable=quiet)
+
+
+def a_bar(bars: Progress, text: str) -> Callable[[int, int], None]:
+    """One of them, to be told how many are done of how many; its time is counted from the first that is told."""
+    task = bars.add_task(text, total=None)
+
+    def show(done: int, total: int) -> None:
+        if bars.tasks[task].total is None:
+            bars.reset(task, total=total, completed=done)
+        bars.update(task, completed=done)
+
+    return show
+
+
 def make_samples(
     suite: Suite,
     prompts: PromptSet,
@@ -150,13 +167,7 @@ def make_samples(
 ) -> None:
     """Generate one model's samples, this process's share of them; the time left is that of what is yet to be made."""
     share = f", process 1 of {shard.count}" if shard.count > 1 else ""
-    task = bars.add_task(f"{model.name}: samples{share}", total=None)
-
-    def show(done: int, total: int) -> None:
-        if bars.tasks[task].total is None:
-            bars.reset(task, total=total, completed=done)
-        bars.update(task, completed=done)
-
+    show = a_bar(bars, f"{model.name}: samples{share}")
     generate(suite, prompts, model, folder, batch_size, show, codec=codec, shard=shard)
 
 

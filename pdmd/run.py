@@ -5,7 +5,7 @@ metrics.jsonl    one row a generator step; health figures where they were taken;
                  metrics-1.jsonl, from 200,000 on in metrics-2.jsonl, and so on
 tensorboard/     the same, as curves, with as many files
 checkpoints/     step-N.pt with its checksum, the newest few; of many processes the folders step-N
-previews/        contact sheets of the probe as training goes, and the teacher's
+previews/        contact sheets of the probe as training goes
 .lock            held while a process works in the folder
 student/         the finished student, a diffusers folder, with its checksums; there only when the run is done
 """

@@ -62,8 +62,11 @@ class Starts:
     def _prompts(self, image: bool) -> list[str]:
         if not self.config.prompts:
             return self.teacher.training_prompts(self.config.prompt_count, self.config.seed, image)
-        read = read_pictured if self.teacher.first_frames else read_prompts
-        return read(Path(self.config.prompts))
+        read, path = read_pictured if self.teacher.first_frames else read_prompts, Path(self.config.prompts)
+        texts = read(path)
+        if self.teacher.domain == "sprites":
+            understood(texts, path)
+        return texts
 
     def draw(self, state: State, stage: int, phase: Phase, frames: int, g: torch.Generator) -> tuple[Tensor, Cond]:
         """A batch of starts and conditions."""
@@ -110,6 +113,17 @@ def read_prompts(path: Path) -> list[str]:
     """A file's prompts: its lines that are not blank, or the "text" of each where it is JSON Lines (.jsonl). Raises
     UserError where it has none, is no text, or a line is no such object."""
     return [row["text"] for _, row in _rows(path, "text")] if path.suffix == ".jsonl" else _lines(path)
+
+
+def understood(texts: list[str], path: Path) -> None:
+    """Raises UserError, naming the prompt and the word, where one is not in the embedded world's words."""
+    from pdmd.sprites import grammar
+
+    for i, text in enumerate(texts, start=1):
+        try:
+            grammar.parse(text)
+        except ValueError as error:
+            raise UserError(f"prompts {path}, prompt {i}: {error}") from None
 
 
 def _lines(path: Path) -> list[str]:

@@ -19,6 +19,7 @@ from PIL import Image
 from pdmd import state as states
 from pdmd.config import make_config
 from pdmd.errors import UserError
+from pdmd.export import export
 from pdmd.flow import time_grid
 from pdmd.run import Run
 from pdmd.sample import Guided, load_model, noise
@@ -115,8 +116,6 @@ def test_a_seed_means_the_same_sample_in_any_batch(folder):
 
 @pytest.mark.parametrize(("method", "overrides"), METHODS, ids=[m + "".join(o) for m, o in METHODS])
 def test_every_method_trains_samples_exports_and_reloads(family, folder, tmp_path, method, overrides):
-    if family == "wan2.2-i2v" and (method not in ("dmd", "phased") or overrides):
-        pytest.skip("it differs from wan2.2 in its prompts, which all methods handle alike")
     steps = 4 if overrides else 2
     short = (f"generator_steps={steps}", "batch=2", "fits=1", "pool=2", "prompt_count=4", "probe_every=0", "lr=1e-3")
     settings = (*short, "student=full", "image_every=2", *overrides)  # clips and, in turn, single frames
@@ -136,8 +135,9 @@ def test_every_method_trains_samples_exports_and_reloads(family, folder, tmp_pat
         assert any(not torch.equal(a, b) for a, b in zip(old.parameters(), new.parameters(), strict=True))
     latents = model.latents(PROMPTS, [0, 1], None)
     assert torch.isfinite(latents).all()
-    again = load_model(str(student))
+    again, exported = load_model(str(student)), load_model(str(export(str(run.folder), tmp_path / "exported")))
     assert torch.equal(again.latents(PROMPTS, [0, 1], None), latents)
+    torch.testing.assert_close(exported.latents(PROMPTS, [0, 1], None), latents, rtol=0, atol=1e-4)
     assert again.identity["sha256"] == model.identity["sha256"]
     for frames in {model.frames} if model.first_frames else {1, model.frames}:
         assert model.generate(PROMPTS[:1], [0], frames).shape == (1, frames, 32, 32, 3)
@@ -281,9 +281,32 @@ def test_a_folder_that_does_not_fit_is_one_line(case, folders, tmp_path, refused
     assert re.search(message, refused("train", "--teacher", edited(folders[name], tmp_path / "odd", file, **values)))
 
 
-def test_a_qwen_image_of_other_parts_is_one_line(folders, tmp_path):
+ODD = {
+    "channels made": ("wan2.1", "transformer", {"out_channels": 8}, "takes 4 and makes 8, not 4 and 4"),
+    "prompts": ("wan2.1", "transformer", {"text_dim": 8}, "encoder makes 16 channels, its transformer takes 8"),
+    "second's channels": ("wan2.2", "transformer_2", {"channels": 8}, "takes 8 and makes 8, not 4 and 4"),
+    "second's prompts": ("wan2.2", "transformer_2", {"text_dim": 8}, "take prompts 16 and 8 wide"),
+}
+
+
+@pytest.mark.parametrize("case", ODD)
+def test_a_transformer_of_another_teacher_is_one_line(case, folders, tmp_path, refused):
+    name, part, config, message = ODD[case]
+    odd = shutil.copytree(folders[name], tmp_path / "odd")
+    tiny.wan_transformer(**config).save_pretrained(odd / part)
+    assert message in refused("train", "--teacher", odd, "--out", tmp_path / "run")
+    assert message in refused("sample", odd, "--prompt", "a cross")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_qwen_image_of_other_parts_is_one_line(folders, tmp_path, refused):
     with pytest.raises(UserError, match="autoencoder has 8 latent channels, the transformer takes 4"):
         load_teacher(str(tiny.qwen_image(tmp_path / "odd", z_dim=8)))
+    with pytest.raises(UserError, match="the transformer takes 4 and makes 8"):
+        load_teacher(str(tiny.qwen_image(tmp_path / "more", made=8)))
+    narrow = tiny.qwen_image(tmp_path / "narrow", width=8)
+    for words in (("train", "--teacher", narrow), ("sample", narrow, "--prompt", "a cross")):
+        assert "encoder makes 16 channels, its transformer takes 8" in refused(*words)
     with pytest.raises(UserError, match="guidance as an input"):
         load_teacher(str(tiny.qwen_image(tmp_path / "distilled", guidance_embeds=True)))
     with pytest.raises(UserError, match="makes single images"):

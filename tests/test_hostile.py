@@ -482,7 +482,7 @@ def test_an_image_that_would_fill_the_memory_is_refused(tmp_path) -> None:
     body = b"".join(squeeze.compress(line) for _ in range(60)) + squeeze.flush()
     (tmp_path / "bomb.png").write_bytes(b"\x89PNG\r\n\x1a\n" + head + chunk(b"IDAT", body) + chunk(b"IEND", b""))
     for read in (media.read_video, media.probe):
-        with pytest.raises(UserError, match="900000000 pixels"):
+        with pytest.raises(UserError, match=r"900000000 pixels"):
             read(tmp_path / "bomb.png")
 
 
@@ -527,6 +527,42 @@ def test_a_video_that_would_fill_the_memory_is_refused(tmp_path, monkeypatch) ->
     monkeypatch.setattr(media, "MOST_BYTES", 8 * 16 * 16 * 3)
     with pytest.raises(UserError, match="more than"):
         media.read_video(tmp_path / "a.mp4")
+
+
+@pytest.fixture
+def own_temporary_folder(tmp_path, monkeypatch) -> None:
+    """Where a page's clips are recoded."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+
+
+SHAPES = st.tuples(st.integers(1, 4), st.integers(1, 80), st.integers(2, 80))  # FFV1 holds no column alone
+
+
+@pytest.mark.usefixtures("own_temporary_folder")
+@settings(fuzz, max_examples=max(5, EXAMPLES // 20))
+@example("motion", "open", [(3, 1, 1), (2, 64, 2), (2, 1, 70)], 0, False)
+@example("motion", "sprites", [(2, 2, 600), (2, 9, 72), (3, 64, 64)], 255, False)
+@example("diversity", "open", [(1, 1, 300), (1, 8, 64), (1, 8, 64)], 7, False)
+@given(
+    suite=st.sampled_from(["motion", "diversity"]),
+    domain=st.sampled_from(["open", "sprites"]),
+    shapes=st.lists(SHAPES, min_size=3, max_size=3),
+    level=st.integers(0, 255),
+    noisy=st.booleans(),
+)
+def test_pixels_of_any_shape_are_scored_or_missing(tmp_path, suite, domain, shapes, level, noisy) -> None:
+    """What can be read is measured and put on a page, or is a sample that is missing; the run goes on."""
+    folder = Path(tempfile.mkdtemp())
+    (folder / "media").mkdir()
+    for i, shape in enumerate(shapes):
+        frames = np.random.default_rng(i).integers(0, 256, (*shape, 3)) if noisy else np.full((*shape, 3), level)
+        if suite == "diversity":
+            media.write_png(folder / "media" / f"x-{i}.png", frames[0].astype(np.uint8))
+        else:
+            media.write_video(folder / "media" / f"x-{i}.mkv", frames.astype(np.uint8), 8, media.LOSSLESS)
+    out = folder / "out"
+    refused_or_read(lambda: run_suite(get_suite(suite), [], out, media=[folder / "media"], domain=domain, quiet=True))
+    assert (out / "media" / "report.html").is_file()
 
 
 def test_what_is_written_elsewhere_and_what_hangs_is_seen(tmp_path) -> None:

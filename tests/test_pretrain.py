@@ -116,6 +116,7 @@ def test_every_stage_runs_and_the_result_is_a_stock_pipeline(brief, tmp_path, mo
         tensors = load_file(tmp_path / "pipeline" / part / f"{file}.safetensors")
         assert {p.dtype for p in tensors.values()} == {torch.float16}
     assert json.loads((tmp_path / "pipeline" / "pdmd.json").read_text())["frames"] == world.FRAMES
+    assert "license: apache-2.0" in (tmp_path / "pipeline" / "README.md").read_text()
     assert len(pipeline.vae.config.latents_std) == 12
     assert min(pipeline.vae.config.latents_std) > 0
     for name in ("vae.jsonl", "transformer.jsonl", "curves.png", "transformer-00002.png"):

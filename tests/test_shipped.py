@@ -31,6 +31,7 @@ def test_the_weights_are_small():
 @pytest.mark.parametrize("name", TEACHERS)
 def test_stock_diffusers_loads_it_whole(name):
     check_sums(folder(name) / SUMS)
+    assert "license: apache-2.0" in (folder(name) / "README.md").read_text()
     pipeline = diffusers.DiffusionPipeline.from_pretrained(folder(name))
     assert (
         type(pipeline)

@@ -152,6 +152,7 @@ BAD = {
     "value": (["train", "--set", "batch=-3"], "batch = -3 is out of range"),
     "recipe": (["train", "--recipe", "none.toml"], "cannot read recipe none.toml"),
     "prompts": (["train", "--teacher", "mixture", "--set", "prompts=empty.txt"], "empty.txt is empty"),
+    "prompt words": (["train", "--set", "prompts=cats.txt"], "prompt 2: the embedded world has no word 'cat'"),
     "no prompts": (["train", "--teacher", "mixture", "--set", "prompts=gone.txt"], "cannot read prompts gone.txt"),
     "prompt lines": (["train", "--teacher", "mixture", "--set", "prompts=plain.jsonl"], "prompt 1: expected one JSON"),
     "folder": (["train", "--teacher", "plain"], "no model_index.json"),
@@ -170,6 +171,7 @@ def test_bad_input_is_one_line_exit_2_and_leaves_nothing(case, tmp_path, monkeyp
     monkeypatch.chdir(tmp_path)
     (tmp_path / "empty.txt").write_text("\n  \n")
     (tmp_path / "plain.jsonl").write_text("a red circle\n")
+    (tmp_path / "cats.txt").write_text("a red circle\na cat on a mat\n")
     (tmp_path / "plain").mkdir()
     (tmp_path / "plain" / "notes.txt").write_text("mine")
     for name, version in (("future", 99), ("begun", 1)):

@@ -70,7 +70,7 @@ def test_what_a_teacher_of_first_frames_does_not_take(folder, tmp_path):
         teacher.encode([PROMPTS[0], "a red circle"])
     with pytest.raises(UserError, match="frames 1: teacher i2v goes on from a first frame to 5 frames"):
         teacher.shape(1)
-    with pytest.raises(UserError, match="4 latent channels, the transformer takes 11, not 12"):
+    with pytest.raises(UserError, match="4 latent channels, the transformer takes 11 and makes 4, not 12 and 4"):
         load_teacher(str(tiny.wan_i2v(tmp_path / "odd", None, given=7)))
     with pytest.raises(UserError, match="with an image encoder"):
         load_teacher(str(tiny.wan_i2v(tmp_path / "wan2.1", None, config={"image_dim": 8})))

@@ -33,8 +33,8 @@ def _settle(folder: Path, pipeline, **settings) -> Path:
 
 def wan_transformer(channels: int = 4, heads: int = 2, given: int = 0, **config) -> WanTransformer3DModel:
     return WanTransformer3DModel(
-        num_attention_heads=heads, attention_head_dim=12, in_channels=channels + given, out_channels=channels,
-        text_dim=16, freq_dim=16, ffn_dim=32, num_layers=2, rope_max_seq_len=32, **config,
+        num_attention_heads=heads, attention_head_dim=12, in_channels=channels + given, freq_dim=16, ffn_dim=32,
+        num_layers=2, rope_max_seq_len=32, **{"out_channels": channels, "text_dim": 16, **config},
     )  # fmt: skip
 
 
@@ -74,7 +74,15 @@ def wan_two(folder: Path) -> Path:
     return wan(folder, boundary=0.8, guidance=[4.0, 2.0])
 
 
-def qwen_image(folder: Path, z_dim: int = 4, channels: int = 16, guidance_embeds: bool = False, **settings) -> Path:
+def qwen_image(
+    folder: Path,
+    z_dim: int = 4,
+    channels: int = 16,
+    made: int = 4,
+    width: int = 16,
+    guidance_embeds: bool = False,
+    **settings,
+) -> Path:
     """A Qwen-Image, its scheduler as the real one's but for the number of tokens that it is made for."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
@@ -83,8 +91,8 @@ def qwen_image(folder: Path, z_dim: int = 4, channels: int = 16, guidance_embeds
             latents_mean=[0.1] * z_dim, latents_std=[2.0] * z_dim,
         )  # fmt: skip
         transformer = QwenImageTransformer2DModel(
-            in_channels=channels, out_channels=z_dim, num_layers=2, attention_head_dim=16, num_attention_heads=2,
-            joint_attention_dim=16, axes_dims_rope=(8, 4, 4), guidance_embeds=guidance_embeds,
+            in_channels=channels, out_channels=made, num_layers=2, attention_head_dim=16, num_attention_heads=2,
+            joint_attention_dim=width, axes_dims_rope=(8, 4, 4), guidance_embeds=guidance_embeds,
         )  # fmt: skip
         tokenizer = build_tokenizer()
         rope = {"mrope_section": [1, 1, 2], "rope_type": "default", "type": "default"}

@@ -224,14 +224,26 @@ SETTINGS = dict(
 )
 
 
+#: The model card: the weights' licence and what they are.
+CARD = """---
+license: apache-2.0
+library_name: diffusers
+---
+
+A tiny {kind} of a world of moving sprites, the embedded teacher of pdmd, trained by the project from nothing on clips
+that it renders itself (`python -m pdmd.sprites.pretrain`, `pretrain_i2v`). Weights: Apache License 2.0.
+"""
+
+
 def publish(pipeline: Any, folder: Path) -> None:
-    """Write the pipeline in 16 bit, with its settings and the checksums of all its files."""
+    """Write the pipeline in 16 bit, with its settings, a model card and the checksums of all its files."""
     for part in (pipeline.transformer, pipeline.text_encoder, pipeline.vae):
         part.half()
     for part in (pipeline.transformer, pipeline.vae):
         part.register_to_config(_name_or_path=folder.name)  # not where it was loaded from
     pipeline.save_pretrained(folder)
     (folder / "pdmd.json").write_text(json.dumps(SETTINGS, indent=1) + "\n")
+    (folder / "README.md").write_text(CARD.format(kind=type(pipeline).__name__))
     write_sums(folder / SUMS)
 
 

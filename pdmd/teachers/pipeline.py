@@ -46,6 +46,8 @@ class PipelineTeacher(ABC):
     #: The pipeline's text encoders, by name; a tokenizer's is that of its encoder with "tokenizer" in place of
     #: "text_encoder".
     encoders: ClassVar[tuple[str, ...]] = ("text_encoder",)
+    #: What a transformer's config calls the width of the prompt embeddings that it takes.
+    text_width: ClassVar[str]
     #: Of the family's published weights, and so of what is trained from them.
     licence: ClassVar[str] = "apache-2.0"
     #: Whether its prompts are `Pictured`: a first frame with each.
@@ -170,9 +172,12 @@ class PipelineTeacher(ABC):
                 for name in self.encoders:
                     stack.enter_context(residence.visiting(getattr(self.pipeline, name), (), self.device))
                 rows = self.embed(list(prompts))
-            return self.collate(rows).to(self.device)
-        rows = self.embeddings.rows(self.pipeline, [*prompts, self.no_prompt], self.embed, self.device)
-        return self.collate(rows[:-1]).to(self.device)
+        else:
+            rows = self.embeddings.rows(self.pipeline, [*prompts, self.no_prompt], self.embed, self.device)[:-1]
+        made, taken = rows[0]["embeds"].shape[-1], self.pipeline.transformer.config[self.text_width]
+        if made != taken:
+            raise UserError(f"{self.folder}: its text encoder makes {made} channels, its transformer takes {taken}")
+        return self.collate(rows).to(self.device)
 
     @cached_property
     def _no_prompt(self) -> Any:

@@ -70,6 +70,7 @@ class QwenImage(PipelineTeacher):
 
     family = "qwen-image"
     pipeline_class = QwenImagePipeline
+    text_width = "joint_attention_dim"
     adapted_layers = (
         r"transformer_blocks\.\d+\."
         r"(attn\.(to_(q|k|v|out\.0)|add_(q|k|v)_proj|to_add_out)|(img|txt)_mlp\.net\.(0\.proj|2))"
@@ -79,10 +80,11 @@ class QwenImage(PipelineTeacher):
     def __init__(self, pipeline: Any, name: str, folder: Path, settings: Settings) -> None:
         """Raises UserError for a pipeline whose parts do not fit together."""
         super().__init__(pipeline, name, folder, settings)
-        z, channels = pipeline.vae.config.z_dim, pipeline.transformer.config.in_channels
-        if z * PATCH**2 != channels:
+        z, net = pipeline.vae.config.z_dim, pipeline.transformer.config
+        if (z * PATCH**2, z) != (net.in_channels, net.out_channels):
             raise UserError(
-                f"{folder}: the autoencoder has {z} latent channels, the transformer takes {channels / PATCH**2:g}"
+                f"{folder}: the autoencoder has {z} latent channels, the transformer takes "
+                f"{net.in_channels / PATCH**2:g} and makes {net.out_channels}"
             )
         if pipeline.transformer.config.guidance_embeds:
             raise UserError(f"{folder}: a transformer that takes its guidance as an input is not supported")

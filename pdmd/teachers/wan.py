@@ -37,6 +37,7 @@ class Wan(PipelineTeacher):
 
     family = "wan"
     pipeline_class = WanPipeline
+    text_width = "text_dim"
     adapted_layers = r"blocks\.\d+\.(attn[12]\.to_(q|k|v|out\.0)|ffn\.net\.(0\.proj|2))"
     comfyui_names: ClassVar = {
         "attn1.": "self_attn.", "attn2.": "cross_attn.", "to_out.0": "o", "to_": "", "net.0.proj": "0", "net.2": "2",
@@ -58,11 +59,15 @@ class Wan(PipelineTeacher):
             net.rope.float()  # diffusers holds its angles in float64 on a CPU: a twelfth of a training step
         super().__init__(pipeline, name, folder, settings, *own)
         vae, net = pipeline.vae.config, pipeline.transformer.config
-        if (needed := vae.z_dim + self.given_channels(vae)) != net.in_channels:
-            raise UserError(
-                f"{folder}: the autoencoder has {vae.z_dim} latent channels, the transformer takes {net.in_channels}, "
-                f"not {needed}"
-            )
+        needed = (vae.z_dim + self.given_channels(vae), vae.z_dim)
+        for config in (expert.config for expert in own[0]):
+            if (has := (config.in_channels, config.out_channels or config.in_channels)) != needed:
+                raise UserError(
+                    f"{folder}: the autoencoder has {vae.z_dim} latent channels, the transformer takes {has[0]} and "
+                    f"makes {has[1]}, not {needed[0]} and {needed[1]}"
+                )
+            if config.text_dim != net.text_dim:
+                raise UserError(f"{folder}: its transformers take prompts {net.text_dim} and {config.text_dim} wide")
         #: Tokens of a condition: the tokenizer's own limit, at most what Wan was trained with.
         self.length = min(pipeline.tokenizer.model_max_length, LONGEST_PROMPT)
         self.multiple = vae.scale_factor_spatial * net.patch_size[1]

@@ -14,6 +14,18 @@ from pdmd.errors import UserError
 from pdmd.sprites import grammar, world
 
 
+@pytest.fixture
+def parity(record_property) -> Callable[[str, float, float], None]:
+    """Holds the largest difference between two implementations to what is allowed, and keeps both for
+    tests/parity_table.py."""
+
+    def hold(what: str, largest: float, allowed: float) -> None:
+        record_property("parity", f"{what} | {largest:.1e} | {allowed:g}")
+        assert largest <= allowed
+
+    return hold
+
+
 class Renderer:
     """Renders what the prompt states; what it leaves open follows the seed. Counts what it was asked for."""
 

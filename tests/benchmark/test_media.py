@@ -69,7 +69,7 @@ def test_contact_sheet_takes_first_to_last_frame(clip) -> None:
 
 def test_an_image_of_any_kind_becomes_upright_rgb_of_8_bits(tmp_path) -> None:
     rng = np.random.default_rng(0)
-    grey, colour = rng.integers(0, 2**16, (6, 4), dtype=np.uint16), rng.integers(0, 256, (6, 4, 4), dtype=np.uint8)
+    grey, colour = rng.integers(0, 2**16, (12, 8), dtype=np.uint16), rng.integers(0, 256, (12, 8, 4), dtype=np.uint8)
     Image.fromarray(grey).save(tmp_path / "grey.png")
     np.testing.assert_array_equal(media.read_video(tmp_path / "grey.png").frames[0], np.stack([grey >> 8] * 3, axis=-1))
     Image.fromarray(colour).save(tmp_path / "rgba.png")
@@ -78,3 +78,25 @@ def test_an_image_of_any_kind_becomes_upright_rgb_of_8_bits(tmp_path) -> None:
     turned[ExifTags.Base.Orientation] = 6  # a quarter turn to the right shows it upright
     Image.fromarray(colour[..., :3]).save(tmp_path / "turned.png", exif=turned)
     np.testing.assert_array_equal(media.read_video(tmp_path / "turned.png").frames[0], np.rot90(colour[..., :3], -1))
+    for suffix in (".bmp", ".tif", ".webp"):
+        Image.fromarray(colour[..., :3]).save(tmp_path / f"a{suffix}", lossless=True)
+        np.testing.assert_array_equal(media.read_video(tmp_path / f"a{suffix}").frames[0], colour[..., :3])
+    Image.fromarray(colour[..., :3]).save(
+        tmp_path / "two.jpg", "MPO", save_all=True, append_images=[Image.new("RGB", (8, 8))]
+    )
+    assert media.read_video(tmp_path / "two.jpg").frames.shape == (1, 12, 8, 3)
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "wrong"),
+    [(7, 8, "a side under 8"), (8, 65, "one side over 8 times the other"), (40, 32, "more than 0 million pixels")],
+)
+def test_a_picture_of_a_size_that_is_not_read_is_refused(height, width, wrong, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(media, "MOST_IN_IMAGE", 1000)
+    monkeypatch.setattr(media, "MOST_IN_FRAME", 1000)
+    frames = np.zeros((2, height, width, 3), np.uint8)
+    media.write_png(tmp_path / "a.png", frames[0])
+    media.write_video(tmp_path / "a.mkv", frames, 8, media.LOSSLESS)
+    for name in ("a.png", "a.mkv"):
+        with pytest.raises(UserError, match=f"is refused: it is {width} x {height}, {wrong}"):
+            media.read_video(tmp_path / name)
