@@ -203,14 +203,18 @@ def published(name: str) -> Size:
 
 
 def read_size(spec: str) -> Size | None:
-    """The numbers of a folder or a hub id, from its small files alone; None where they do not say enough: loading it
-    will tell why."""
+    """The numbers of a folder or a hub id, from its small files alone, of a student's too, or of the base that its
+    adapters sit on; None where they do not say enough: loading it will tell why."""
     import diffusers
 
     from pdmd.teachers.families import FAMILIES
     from pdmd.teachers.settings import read_settings
+    from pdmd.teachers.students import bounds_of, read_student
 
     try:
+        student = read_student(Path(spec))
+        if student and "lora" in student:
+            return read_size(student["lora"]["base"])
         index, net, vae = (
             parse_json(_file(spec, name).read_bytes())
             for name in ("model_index.json", "transformer/config.json", "vae/config.json")
@@ -221,12 +225,13 @@ def read_size(spec: str) -> Size | None:
         with torch.device("meta"):
             made = getattr(diffusers, net["_class_name"]).from_config(net)
         latent = family.latent(vae, settings)
-        size = size_of(made, family.adapted_layers, () if boundary is None else (boundary,), latent)
+        bounds = bounds_of(student["grid"], student["experts"]) if student else [] if boundary is None else [boundary]
+        size = size_of(made, family.adapted_layers, tuple(bounds), latent)
         if family.first_frames:  # the channels that the transformer sees beside the latent
             given = (made.config.in_channels - made.config.out_channels) * math.prod(latent[1:])
             size = dataclasses.replace(size, prompt=size.prompt + given)
         return size
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, UserError):
         return None
 
 

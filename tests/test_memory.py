@@ -14,7 +14,7 @@ from pdmd import state as states
 from pdmd.config import make_config
 from pdmd.errors import UserError
 from pdmd.starts import Starts
-from pdmd.teachers import residence
+from pdmd.teachers import Lora, load_teacher, residence
 from pdmd.teachers.lora import plain
 from pdmd.teachers.wan import Wan
 from pdmd.train import prepare
@@ -117,6 +117,18 @@ def test_too_little_memory_is_one_line_before_loading(tmp_path, monkeypatch, ref
     monkeypatch.setattr("pdmd.train.load_teacher", lambda *_: pytest.fail("loaded"))
     monkeypatch.setattr(room, "free", lambda device: 1.0)
     assert re.search(r"needs about .* GB on device cpu.*no settings", refused("train", "--teacher", folder))
+
+
+def test_a_student_as_a_teacher_is_counted_by_its_own_experts_or_by_its_base(tmp_path):
+    teacher = load_teacher(str(tiny.wan(tmp_path / "wan")))
+    size, grid, steps = memory.read_size(str(tmp_path / "wan")), (1.0, 0.9, 0.75, 0.5, 0.0), (0, 1, 2, 3)
+    for name in ("whole", "lora"):
+        loras = [Lora(f"expert_{i}", 2, 2, i) if name == "lora" else None for i in steps]
+        (tmp_path / name).mkdir()
+        teacher.save_student([teacher.network(0.5, lora) for lora in loras], grid, steps, tmp_path / name)
+    whole = memory.read_size(str(tmp_path / "whole"))
+    assert (whole.parameters, len(whole.bounds)) == (size.parameters, 3)
+    assert memory.read_size(str(tmp_path / "lora")) == size
 
 
 def have(monkeypatch, **free: float) -> None:
