@@ -1,6 +1,6 @@
 """Writes the table of families x methods: does each train, sample, export and come back?
 
-python tests/families_table.py    # about three minutes; reports/families. The real classes, tiny, of random weights
+python tests/families_table.py    # about a minute; reports/families. The real classes, tiny, of random weights
 """
 
 from __future__ import annotations
