@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import huggingface_hub.constants
 import numpy as np
@@ -15,11 +16,14 @@ from pdmd.sprites import grammar, world
 
 
 @pytest.fixture
-def parity(record_property) -> Callable[[str, float, float], None]:
-    """Holds the largest difference between two implementations to what is allowed, and keeps both for
-    tests/parity_table.py."""
+def parity(record_property) -> Callable[..., None]:
+    """Holds the largest difference between two implementations' numbers, in parts of `scale`, to what is allowed, and
+    keeps both for tests/parity_table.py. One that is no number (NaN) is no parity."""
 
-    def hold(what: str, largest: float, allowed: float) -> None:
+    def hold(what: str, ours: Any, theirs: Any, allowed: float, scale: float = 1.0) -> None:
+        ours, theirs = np.asarray(ours), np.asarray(theirs)
+        assert ours.shape == theirs.shape
+        largest = np.abs(ours - theirs).max(initial=0.0) / scale
         record_property("parity", f"{what} | {largest:.1e} | {allowed:g}")
         assert largest <= allowed
 

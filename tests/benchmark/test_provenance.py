@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import subprocess
-from pathlib import Path
 
 from pdmd.benchmark import provenance
 
@@ -23,7 +22,7 @@ def test_a_checkout_is_changed_by_its_code_and_not_by_what_reports_say(tmp_path,
     git("add", ".")
     git("commit", "-m", "x")
     report.write_text("written since\n")
-    Path(tmp_path / "new.txt").write_text("untracked\n")
+    (tmp_path / "new.txt").write_text("untracked\n")
     made = provenance.git_commit()
     assert made is not None
     assert len(made["commit"]) == 40
