@@ -54,7 +54,7 @@ def rates(work: Work, methods: Iterable[str]) -> dict[str, float]:
     write_text(file, prompts())
     known = {s for m in SWEPT for s in students(work, m) if is_kept(work, "clips", s, file, "sweep")}
     every = [s for method in wanted for s in students(work, method)]
-    lost = {s.name: why for s in every if s not in known and (why := diverged(work, s))}
+    lost = train(work, [s for s in every if s not in known])
     done = {m: [s for s in students(work, m) if s in known or finished(s.folder(work))] for m in SWEPT}
     done = {m: each for m, each in done.items() if m in wanted or len(each) == len(RATES)}  # others' as far as whole
     if none := [method for method in wanted if not done[method]]:
@@ -69,17 +69,6 @@ def rates(work: Work, methods: Iterable[str]) -> dict[str, float]:
     best = {m: min(each, key=lambda s: rows[s.name][NAME]).lr for m, each in done.items()}
     _write(work, rows, best, file, lost)
     return {method: best[method] for method in wanted}
-
-
-def diverged(work: Work, student: Student) -> str:
-    """Train a student; why it has none at this rate, where its numbers are no longer finite."""
-    try:
-        train(work, [student])
-    except UserError as error:
-        if "not finite" not in str(error):
-            raise
-        return str(error)
-    return ""
 
 
 def _write(

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from pdmd.errors import UserError
 from pdmd.files import write_text
 
 from .. import provenance
@@ -162,7 +163,8 @@ def run(part: Part, work: Work, rate: Mapping[str, float]) -> Done:
     """Train, measure and judge a part."""
     students = part.students(work, rate)
     every = [s for row in students.values() for s in row]
-    train(work, [s for s in every if part.media or not is_kept(work, part.samples, s)])
+    if lost := train(work, [s for s in every if part.media or not is_kept(work, part.samples, s)]):
+        raise UserError(f"{', '.join(lost)}: {next(iter(lost.values()))}")
     found = measured(work, part.samples, part.teacher(work), every, media=part.media)
     sides = {BASE: [found[BASE]]} | {label: [found[s.name] for s in row] for label, row in students.items()}
     metrics = metrics_of(sides, part.metrics)

@@ -147,16 +147,26 @@ def finished(folder: Path) -> bool:
     return (folder / STUDENT / "student.json").is_file()
 
 
-def train(work: Work, students: Sequence[Student]) -> None:
+def train(work: Work, students: Sequence[Student]) -> dict[str, str]:
     """Train what is not yet trained; what was stopped goes on from its newest checkpoint, and what another process
-    trains is waited for, last. Raises UserError where a folder holds a student of other settings, and Interrupted by
-    Ctrl-C, its state saved."""
+    trains is waited for, last. Returns of those that have diverged, by name, what was not finite. Raises UserError
+    where a folder holds a student of other settings, and Interrupted by Ctrl-C, its state saved."""
+    lost: dict[str, str] = {}
     left = list(dict.fromkeys(students))
     while left:
-        others = [student for student in left if not _trained_here(work, student)]
+        others = []
+        for student in left:
+            try:
+                if not _trained_here(work, student):
+                    others.append(student)
+            except UserError as error:
+                if "not finite" not in str(error):
+                    raise
+                lost[student.name] = str(error)
         if len(others) == len(left):
             time.sleep(WAIT)
         left = others
+    return lost
 
 
 def _trained_here(work: Work, student: Student) -> bool:

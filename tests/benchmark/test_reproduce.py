@@ -22,6 +22,7 @@ from pdmd.benchmark.reproduce.summary import summary
 from pdmd.benchmark.reproduce.tables import TABLES
 from pdmd.benchmark.reproduce.verdict import FAILS, HOLDS, UNDECIDED
 from pdmd.benchmark.reproduce.work import PHASED, Student, Variant, Work
+from pdmd.config import Config
 from pdmd.errors import UserError
 from pdmd.files import claim
 from pdmd.sprites import reader, world
@@ -260,11 +261,12 @@ def test_figure2_is_judged_over_training_seeds(work, tmp_path, monkeypatch) -> N
 def test_the_rate_is_that_of_the_clips_nearest_to_the_base_s(work, tmp_path, monkeypatch) -> None:
     near = {"lr0.0001": 0.5, "lr0.0002": 0.3, "lr0.0004": 0.4}
 
-    def train(work: Work, students: list[Student]) -> None:
-        if students[0].lr == 1e-4:
+    def trained(folder: Path, config: Config) -> None:
+        if config.lr == 1e-4:
             raise UserError("gradient is not finite at step 7")
-        (students[0].folder(work) / "student").mkdir(parents=True)
-        (students[0].folder(work) / "student" / "student.json").touch()
+        (folder / "checkpoints").mkdir(parents=True)
+        (folder / "student").mkdir()
+        (folder / "student" / "student.json").touch()
 
     def measured(work: Work, key: str, teacher: str, students: list[Student], *_: object) -> dict:
         def of(name: str) -> Any:
@@ -272,7 +274,7 @@ def test_the_rate_is_that_of_the_clips_nearest_to_the_base_s(work, tmp_path, mon
 
         return {s.name: SimpleNamespace(result=SimpleNamespace(metric=lambda _, n=s.name: of(n))) for s in students}
 
-    monkeypatch.setattr(sweep, "train", train)
+    monkeypatch.setattr(module, "trained", trained)
     monkeypatch.setattr(sweep, "measured", measured)
     given = replace(work, overrides=SMALL, limit=None, runs=tmp_path, out=tmp_path)
     assert sweep.rates(given, ["dmd"]) == {"dmd": 2e-4}
