@@ -6,5 +6,5 @@ kept.py      results that are committed, so that the next session or machine goe
 measure.py   students and base through the suites, values by prompt and training seed
 verdict.py   an ordering holds, does not hold or is undecided; pure
 table.py     parts, rows and orderings -> JSON, Markdown, pictures
-table2.py, table3.py, figure2.py, freeze.py, intervals.py, target.py, phases.py   one a table
+table2.py, table3.py, figure2.py, modes.py, freeze.py, intervals.py, target.py, phases.py   one a table
 """

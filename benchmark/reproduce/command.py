@@ -13,7 +13,7 @@ import typer
 from pdmd.errors import INTERRUPTED, UserError, suggest
 
 ALL = "all"
-WHAT = ("figure2", "table2", "table3", "target", "intervals", "phases", "freeze")
+WHAT = ("figure2", "modes", "table2", "table3", "target", "intervals", "phases", "freeze")
 
 
 def reproduce(
@@ -37,10 +37,10 @@ def reproduce(
     """
     from pdmd.train import Interrupted
 
-    from . import figure2, table
+    from . import modes
     from .expected import expected
     from .summary import summary
-    from .tables import TABLES
+    from .tables import MAKE, TABLES
     from .work import Work
 
     if what not in (*WHAT, ALL):
@@ -52,11 +52,12 @@ def reproduce(
     work = Work(teacher, i2v_teacher, seeds, limit, tuple(set_ or ()), runs, out, command)
     wanted = WHAT if what == ALL else (what,)
     tables = [TABLES[name] for name in wanted if name in TABLES]
-    print(f"{what}: {expected(work, tables) if tables else 'about a minute'}", flush=True)
+    apart = modes.left(work) if modes.NAME in wanted else []
+    print(f"{what}: {expected(work, tables, apart) if tables or apart else 'about a minute'}", flush=True)
     began = time.monotonic()
     try:
         for name in wanted:
-            print(table.make(TABLES[name], work) if name in TABLES else figure2.make(work), flush=True)
+            print(MAKE[name](work), flush=True)
     except Interrupted as stop:
         print(f"interrupted at step {stop}; the same command goes on", file=sys.stderr)
         raise typer.Exit(INTERRUPTED) from None

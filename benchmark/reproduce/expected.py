@@ -10,7 +10,7 @@ from ..suites import get_suite
 from . import sweep
 from .measure import SAMPLES, asked
 from .table import Table
-from .work import SAMPLE, STEP, Student, Work, there
+from .work import MIXTURE_STEP, SAMPLE, STEP, Student, Work, there
 
 
 @dataclass(frozen=True)
@@ -31,9 +31,10 @@ class Expected:
         )
 
 
-def expected(work: Work, tables: Iterable[Table]) -> Expected:
-    """Of these tables together, less what is finished. A learning rate yet to be chosen is any."""
-    training: dict[str, float] = {}  # a folder's pattern below runs/students -> seconds
+def expected(work: Work, tables: Iterable[Table], apart: Iterable[Student] = ()) -> Expected:
+    """Of these tables together, less what is finished, and of students of the mixture, `apart`. A learning rate yet to
+    be chosen is any."""
+    training = {s.name: seconds(work, s) for s in apart}  # a folder's pattern below runs/students -> seconds
     measuring: dict[str, float] = {}  # below runs/bench
 
     def need(key: str, pattern: str, training_seconds: float, measuring_seconds: float, media: bool = False) -> None:
@@ -68,4 +69,5 @@ def samples(work: Work, key: str) -> int:
 
 
 def seconds(work: Work, student: Student) -> float:
-    return STEP[student.variant.method] * student.config(work).generator_steps
+    step = MIXTURE_STEP if student.teacher == "mixture" else STEP[student.variant.method]
+    return step * student.config(work).generator_steps

@@ -1,7 +1,14 @@
-"""The tables by name; figure2 has no models and stands apart."""
+"""All that can be reproduced, by name, in the order in which it is made; figure2 and modes train no `sprites`."""
 
 from __future__ import annotations
 
-from . import freeze, intervals, phases, table2, table3, target
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+from . import figure2, freeze, intervals, modes, phases, table, table2, table3, target
+from .work import Work
 
 TABLES = {one.TABLE.name: one.TABLE for one in (table2, table3, target, intervals, phases, freeze)}
+MAKE: dict[str, Callable[[Work], Path]] = {"figure2": figure2.make, modes.NAME: modes.make}
+MAKE |= {name: partial(table.make, one) for name, one in TABLES.items()}

@@ -21,9 +21,11 @@ from pdmd.teachers import EMBEDDED, load_teacher
 from ..methods import trained
 
 #: Seconds on two quiet cores: of a generator step with its fits of F and its share of probes and checkpoints, by
-#: method (phased: reports/demo; the others by their processor time beside it, four steps each); of a sample with its
-#: measurement, by kind of samples, for a student of 4 steps and for the base of 40 (reports/suites).
+#: method (phased: reports/demo; the others by their processor time beside it, four steps each), and of any on the
+#: mixture; of a sample with its measurement, by kind of samples, for a student of 4 steps and for the base of 40
+#: (reports/suites).
 STEP = {"dmd": 0.85, "few-step": 1.75, "sgts": 1.15, "phased": 1.0}
+MIXTURE_STEP = 0.02
 SAMPLE = {"images": (0.06, 0.15), "clips": (0.13, 0.33), "motion": (0.12, 0.31), "motion-i2v": (0.13, 0.31)}
 #: Of every run beside its recipe: one checkpoint, and health figures, which cost a tenth of a run, but rarely.
 LEAN = ("keep=1", "probe_every=180")

@@ -52,10 +52,11 @@ WEIGHTS = tuple((5 + (7 * k) % 16) / 200 for k in range(16))
 
 @dataclass(frozen=True)
 class Modes:
-    """What samples kept of the mixture. `coverage`: share of modes with at least a tenth of their due
-    mass; `weights_tv`: total variation between the modes' shares and their weights, each sample at its
-    nearest mode, in [0, 1]; `spread`: standard deviation about the nearest mode over the true one."""
+    """What samples kept of the mixture. `shares`: of each mode, every sample at its nearest one; `coverage`: share of
+    modes with at least a tenth of their due mass; `weights_tv`: total variation between the modes' shares and their
+    weights, in [0, 1]; `spread`: standard deviation about the nearest mode over the true one."""
 
+    shares: tuple[float, ...]
     coverage: float
     weights_tv: float
     spread: float
@@ -154,6 +155,7 @@ class Mixture:
         share = torch.bincount(mode, minlength=len(w)) / len(samples)
         own = off[torch.arange(len(samples), device=samples.device), mode]
         return Modes(
+            shares=tuple(share.tolist()),
             coverage=float((share >= COVERED * w).float().mean()),
             weights_tv=float(0.5 * (share - w).abs().sum()),
             spread=float(own.pow(2).mean().sqrt()) / self.std,

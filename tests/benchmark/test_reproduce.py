@@ -15,10 +15,11 @@ import pytest
 import tiny
 
 from pdmd import figure2 as check
-from pdmd.benchmark.reproduce import figure2, freeze, kept, measure, sweep, table, verdict
+from pdmd.benchmark.reproduce import figure2, freeze, kept, measure, modes, sweep, table, verdict
 from pdmd.benchmark.reproduce import work as module
 from pdmd.benchmark.reproduce.expected import expected
 from pdmd.benchmark.reproduce.summary import summary
+from pdmd.benchmark.reproduce.table import BASE
 from pdmd.benchmark.reproduce.tables import TABLES
 from pdmd.benchmark.reproduce.verdict import FAILS, HOLDS, UNDECIDED
 from pdmd.benchmark.reproduce.work import PHASED, Student, Variant, Work
@@ -27,6 +28,7 @@ from pdmd.errors import UserError
 from pdmd.files import claim
 from pdmd.sprites import reader, world
 from pdmd.sprites.prompts import held_out
+from pdmd.teachers.mixture import Modes
 
 SMALL = ("generator_steps=2", "batch=2", "fits=1", "pool=2", "prompt_count=4", "probe_every=0")
 
@@ -311,3 +313,31 @@ def test_every_table_from_end_to_end(target, work) -> None:
     path = table.make(replace(TABLES["target"], parts=TABLES["target"].parts[1:]), swept)
     assert json.loads((swept.out / "sweep.json").read_text())["chosen"]["phased"] in sweep.RATES
     assert "chosen in [sweep.md]" in path.read_text()
+
+
+def test_modes_keeps_what_it_found_and_judges_over_training_seeds(work, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(modes, "SAMPLES", 64)
+    monkeypatch.setattr(modes, "ROWS", {label: modes.ROWS[label] for label in ("sgts", "phased", "dmd")})
+    monkeypatch.setattr(modes, "PAPER", (("phased", "sgts"), (BASE, "dmd")))
+    monkeypatch.setattr(modes, "WHY", (("sgts", "dmd"),))
+    monkeypatch.setattr(modes, "DRAWN", (BASE, "phased"))
+    one = replace(work, seeds=2, runs=tmp_path / "runs", out=tmp_path / "out")
+    assert expected(one, [], modes.left(one)).students == 6
+    before = modes.make(one).with_suffix(".json").read_bytes()
+    rows = json.loads(before)["rows"]
+    assert {label: len(row) for label, row in rows.items()} == {BASE: 1, "sgts": 2, "phased": 2, "dmd": 2}
+    assert all(sum(m["shares"]) == pytest.approx(1) for row in rows.values() for m in row)
+    elsewhere = replace(one, runs=tmp_path / "elsewhere")
+    assert modes.left(elsewhere) == []
+    assert json.loads(modes.make(elsewhere).with_suffix(".json").read_text())["judged"] == json.loads(before)["judged"]
+    assert len(modes.left(replace(one, overrides=(*one.overrides, "batch=3")))) == 6
+
+
+def test_more_of_the_weights_is_the_lesser_total_variation() -> None:
+    def row(*each: float) -> list[Modes]:
+        return [Modes((), 1.0, tv, 1.0) for tv in each]
+
+    found = {"good": row(0.1, 0.11, 0.09), "bad": row(0.3, 0.35, 0.31), BASE: row(0.02)}
+    judged = modes.judge(found, (("good", "bad"), ("bad", "good"), (BASE, "good"), (BASE, BASE)))
+    assert [one["verdict"] for one in judged] == [HOLDS, FAILS, HOLDS, UNDECIDED]
+    assert judged[0]["ratio"] == pytest.approx(1 / judged[1]["ratio"]) == pytest.approx(3.2, abs=0.1)
