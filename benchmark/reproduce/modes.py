@@ -202,8 +202,8 @@ steps give. Drawn: each mode's share over its weight.
 {table(of_why)}
 
 Student's test of log TV, paired by training seed; p adjusted by Holm over each of the two tables. "no SGTS inside":
-every batch runs the whole phase. "after step k": the first of the two phases ends there ("phased": after step 2). "4 x":
-four times the generator steps. All else is equal: the recipe's budget, learning rate {LR:g}, F's twice that.
+every batch runs the whole phase. "after step k": the first of the two phases ends there ("phased": after step 2).
+"4 x": four times the generator steps. All else is equal: the recipe's budget, learning rate {LR:g}, F's twice that.
 
 {chr(10).join(f"    {row[0].command(work)}" for row in students(work).values())}
 """
