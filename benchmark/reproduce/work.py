@@ -27,8 +27,11 @@ from ..methods import trained
 STEP = {"dmd": 0.85, "few-step": 1.75, "sgts": 1.15, "phased": 1.0}
 MIXTURE_STEP = 0.02
 SAMPLE = {"images": (0.06, 0.15), "clips": (0.13, 0.33), "motion": (0.12, 0.31), "motion-i2v": (0.13, 0.31)}
-#: Of every run beside its recipe: one checkpoint, and health figures, which cost a tenth of a run, but rarely.
-LEAN = ("keep=1", "probe_every=180")
+#: Over the recipe, for students of the embedded world's teachers: twice the generator steps, since what SGTS loses
+#: shows as training goes on; starts of later phases made anew each time, as noise is for the first; no health figures,
+#: which cost a tenth of a run. On the mixture all is the recipe's.
+WORLD = ("keep=1", "probe_every=0", "generator_steps=480", "pool=0")
+MIXTURE = ("keep=1", "probe_every=180")
 WAIT = 20.0  # seconds, for another process
 #: F learns at so many times the generator's rate, as in the recipe of the embedded teacher.
 FAKE = 2.0
@@ -90,7 +93,7 @@ class Student:
         """All settings beside the recipe."""
         own = [f"seed={self.seed}", f"lr={self.lr:g}", f"fake_lr={FAKE * self.lr:g}"]
         texts = [
-            *LEAN,
+            *(MIXTURE if self.teacher == "mixture" else WORLD),
             *self.variant.settings,
             *own,
             *(text for text in work.overrides if text.partition("=")[0] != "lr"),
