@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -101,14 +101,14 @@ def _whole(path: Path, model: Model, prompts: int) -> bool:
 Values = Sequence[Mapping[str, float]]
 
 
-def values(of: Sequence[Side], metric: str) -> Values:
-    """A row's values of a metric. Raises UserError where a prompt has none: no seed and no prompt is left out, but of
-    FLOW_READ, which only what is legible has."""
+def values(of: Sequence[Side], metric: str, ids: Container[str] | None = None) -> Values:
+    """A row's values of a metric, of all prompts or these. Raises UserError where a prompt has none: no seed and no
+    prompt is left out, but of FLOW_READ, which only what is legible has."""
     found = [sides.values(side, metric) for side in of]
     for side, one in zip(of, found, strict=True):
         if one.problems and metric != FLOW_READ:
             raise UserError(f"{side.path}: {metric} of {next(iter(one.problems.values()))}; run the command again")
-    return [one.means for one in found]
+    return [{key: x for key, x in one.means.items() if ids is None or key in ids} for one in found]
 
 
 def metrics_of(of: Mapping[str, Sequence[Side]], wanted: Sequence[str]) -> list[str]:

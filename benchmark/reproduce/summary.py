@@ -37,5 +37,5 @@ def judged(content: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
     """What a table judged: its part, and ordering, on, p, verdict."""
     return [
         *((part["title"], one) for part in content.get("parts", ()) for one in part["orderings"]),
-        *(("", one) for one in content.get("judged", ())),
+        *((one.get("part", ""), one) for one in content.get("judged", ())),
     ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -171,13 +171,15 @@ def run(part: Part, work: Work, rate: Mapping[str, float]) -> Done:
     return Done(part, students, sides, metrics, judge(part, sides, metrics))
 
 
-def judge(part: Part, sides: Mapping[str, Sequence[Side]], metrics: Sequence[str]) -> list[Judged]:
-    """Every ordering on every metric; Holm's family is a metric's orderings."""
-    fidelity = {label: mean(values(row, "fidelity")) for label, row in sides.items()}
+def judge(
+    part: Part, sides: Mapping[str, Sequence[Side]], metrics: Sequence[str], ids: Container[str] | None = None
+) -> list[Judged]:
+    """Every ordering on every metric, over all prompts or these; Holm's family is a metric's orderings."""
+    fidelity = {label: mean(values(row, "fidelity", ids)) for label, row in sides.items()}
     families = {"fidelity": part.worse} | dict.fromkeys(metrics, part.orderings)
     judged = []
     for metric, pairs in families.items():
-        row: dict[str, Values] = {label: values(sides[label], metric) for label in {x for p in pairs for x in p}}
+        row: dict[str, Values] = {label: values(sides[label], metric, ids) for label in {x for p in pairs for x in p}}
         leads = [verdict.lead(differences(metric, row[more], row[less])) for more, less in pairs]
         reasons = [
             "" if metric == "fidelity" else verdict.unequal(fidelity[a], fidelity[b], fidelity[BASE], a == BASE)
@@ -192,11 +194,10 @@ def section(done: Done, picture: Path) -> str:
     """A part as Markdown: its figures, its orderings, its picture."""
     part, of = done.part, done.sides[BASE][0].result.generation
     columns = ["fidelity", *done.metrics, FRECHET]
-    rows = [(label, *(_cell(row, name) for name in columns)) for label, row in done.sides.items()]
     seeds = f"{len(of['suite']['seeds'])} samples a prompt"
     return f"""## {part.title}
 
-{grid(("", *columns), rows)}
+{figures(done.sides, columns)}
 
 Mean over training seeds {", ".join(map(str, done.seeds))} (in brackets each one's own); n = {done.prompts} prompts of
 `{of["prompts"]["file"]}` ({of["prompts"]["sha256"][:8]}), {seeds}.
@@ -206,12 +207,17 @@ Mean over training seeds {", ".join(map(str, done.seeds))} (in brackets each one
 """
 
 
-def _cell(row: Sequence[Side], metric: str) -> str:
+def figures(sides: Mapping[str, Sequence[Side]], columns: Sequence[str], ids: Container[str] | None = None) -> str:
+    """A Markdown table of each row's numbers, over all prompts or these."""
+    return grid(("", *columns), [(label, *(_cell(row, name, ids) for name in columns)) for label, row in sides.items()])
+
+
+def _cell(row: Sequence[Side], metric: str, ids: Container[str] | None) -> str:
     """The mean over training seeds, and each one's own."""
     if metric == FRECHET:
         each = [x for x in one_number(row, metric) if x is not None]
     else:
-        each = [mean([one]) for one in values(row, metric) if one]
+        each = [mean([one]) for one in values(row, metric, ids) if one]
     if not each:
         return "–"
     return f"{sum(each) / len(each):.4f}" + (f" ({', '.join(f'{x:.4f}' for x in each)})" if len(each) > 1 else "")

@@ -1,11 +1,35 @@
-"""Motion, the paper's Table 3: 220 prompts of text to video, 220 pairs of image to video."""
+"""Motion, the paper's Table 3: 220 prompts of text to video, 220 pairs of image to video; and apart where the text
+leaves the motion open, which is where it can be lost."""
 
 from __future__ import annotations
 
-from .table import BASE, MOTION, Part, Table
-from .work import DMD, PHASED, SGTS
+from collections.abc import Sequence
+from typing import Any
+
+from pdmd.sprites import grammar
+
+from .table import BASE, MOTION, Done, Part, Table, figures, judge, orderings, plain
+from .work import DMD, PHASED, SGTS, Work
 
 ROWS = {"dmd": DMD, "sgts": SGTS, "phased": PHASED}
+
+
+def more(done: Sequence[Done], work: Work) -> tuple[str, dict[str, Any]]:
+    """The same apart for prompts that leave the motion open and prompts that state it."""
+    texts, found = [], []
+    for one in done:
+        prompts = one.sides[BASE][0].first("prompt")
+        is_open = {key for key, text in prompts.items() if "motion" not in grammar.parse(text)}
+        groups = {"leaves the motion open": is_open, "states the motion": prompts.keys() - is_open}
+        for group, ids in ((group, ids) for group, ids in groups.items() if ids):
+            title = f"{one.part.title}, where the text {group}"
+            judged = judge(one.part, one.sides, one.metrics, ids)
+            columns = ["fidelity", *one.metrics]
+            texts.append(f"## {title}\n\nn = {len(ids)} prompts.\n\n{figures(one.sides, columns, ids)}\n")
+            texts.append(orderings(judged))
+            found += [{"part": title, "n_prompts": len(ids)} | plain(each) for each in judged]
+    return "\n".join(texts), {"judged": found}
+
 
 TABLE = Table(
     "table3",
@@ -25,4 +49,5 @@ TABLE = Table(
         "is the true flow as the embedded world's reader sees it, the objects' speed times their share of the frame; "
         "those in `_dis` are estimated. Image to video takes the learning rates of text to video."
     ),
+    more=more,
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -15,7 +16,7 @@ import pytest
 import tiny
 
 from pdmd import figure2 as check
-from pdmd.benchmark.reproduce import figure2, freeze, kept, measure, modes, sweep, table, verdict
+from pdmd.benchmark.reproduce import figure2, freeze, kept, measure, modes, sweep, table, table3, verdict
 from pdmd.benchmark.reproduce import work as module
 from pdmd.benchmark.reproduce.expected import expected
 from pdmd.benchmark.reproduce.summary import summary
@@ -23,10 +24,11 @@ from pdmd.benchmark.reproduce.table import BASE
 from pdmd.benchmark.reproduce.tables import TABLES
 from pdmd.benchmark.reproduce.verdict import FAILS, HOLDS, UNDECIDED
 from pdmd.benchmark.reproduce.work import PHASED, Student, Variant, Work
+from pdmd.benchmark.sides import read_side
 from pdmd.config import Config
 from pdmd.errors import UserError
 from pdmd.files import claim
-from pdmd.sprites import reader, world
+from pdmd.sprites import grammar, reader, world
 from pdmd.sprites.prompts import held_out
 from pdmd.teachers.mixture import Modes
 
@@ -341,3 +343,28 @@ def test_more_of_the_weights_is_the_lesser_total_variation() -> None:
     judged = modes.judge(found, (("good", "bad"), ("bad", "good"), (BASE, "good"), (BASE, BASE)))
     assert [one["verdict"] for one in judged] == [HOLDS, FAILS, HOLDS, UNDECIDED]
     assert judged[0]["ratio"] == pytest.approx(1 / judged[1]["ratio"]) == pytest.approx(3.2, abs=0.1)
+
+
+def test_motion_is_judged_apart_where_the_text_leaves_it_open(work) -> None:
+    """A student that halves the flow of such prompts alone, beside one that keeps it."""
+    base = read_side(Path(__file__).parents[2] / "reports" / "baselines" / "motion")
+    part = replace(TABLES["table3"].parts[0], orderings=(("phased", "sgts"), (BASE, "phased")))
+
+    def of(share: float, seed: int) -> Any:
+        wobble = np.random.default_rng(seed).normal(1.0, 0.02, len(base.items))
+        return replace(base, items=[row | flow(row, share, w) for row, w in zip(base.items, wobble, strict=True)])
+
+    def flow(row: Mapping[str, str], share: float, wobble: float) -> dict[str, str]:
+        is_open = "motion" not in grammar.parse(row["prompt"])
+        known = row["flow_read"] and float(row["flow_read"]) * wobble * (share if is_open else 1.0)
+        return {"flow_read": str(known)}
+
+    sides = {BASE: [base], "sgts": [of(0.5, s) for s in range(3)], "phased": [of(1.0, 9 + s) for s in range(3)]}
+    students = {"phased": [Student(PHASED, "sprites", 1e-3, s) for s in range(3)]}
+    text, found = table3.more([table.Done(part, students, sides, ["flow_read"], [])], work)
+    verdicts = {(one["part"], one["ordering"]): one["verdict"] for one in found["judged"] if one["on"] == "flow_read"}
+    open_, stated = (f"Text to video, where the text {x}" for x in ("leaves the motion open", "states the motion"))
+    assert verdicts[open_, "phased > sgts"] == HOLDS
+    assert verdicts[stated, "phased > sgts"] == verdicts[open_, "base > phased"] == UNDECIDED
+    assert [one["n_prompts"] for one in found["judged"][:1]] == [60]
+    assert f"## {open_}\n\nn = 60 prompts." in text
