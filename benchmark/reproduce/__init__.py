@@ -4,6 +4,7 @@ work.py      how large, where, which students: trained once, shared by the table
 sweep.py     each method's learning rate, chosen on prompts that are not the benchmark's
 kept.py      results that are committed, so that the next session or machine goes on from them
 measure.py   students and base through the suites, values by prompt and training seed
+decided.py   at which noise level the base decides what
 verdict.py   an ordering holds, does not hold or is undecided; pure
 table.py     parts, rows and orderings -> JSON, Markdown, pictures
 table2.py, table3.py, figure2.py, modes.py, freeze.py, intervals.py, target.py, phases.py   one a table

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from . import decided
 from .table import Table, images_and_clips
 from .work import PHASED, SGTS, Variant
 
@@ -26,4 +27,5 @@ TABLE = Table(
         "All phases share one budget of generator steps. The paper leaves the boundary open; its sweep has one "
         "training seed, so it decides nothing, and says where to look."
     ),
+    more=decided.more,
 )

@@ -16,7 +16,7 @@ import pytest
 import tiny
 
 from pdmd import figure2 as check
-from pdmd.benchmark.reproduce import figure2, freeze, kept, measure, modes, sweep, table, table3, verdict
+from pdmd.benchmark.reproduce import decided, figure2, freeze, kept, measure, modes, sweep, table, table3, verdict
 from pdmd.benchmark.reproduce import work as module
 from pdmd.benchmark.reproduce.expected import expected
 from pdmd.benchmark.reproduce.summary import summary
@@ -368,3 +368,24 @@ def test_motion_is_judged_apart_where_the_text_leaves_it_open(work) -> None:
     assert verdicts[stated, "phased > sgts"] == verdicts[open_, "base > phased"] == UNDECIDED
     assert [one["n_prompts"] for one in found["judged"][:1]] == [60]
     assert f"## {open_}\n\nn = 60 prompts." in text
+
+
+def test_what_is_decided_is_what_comes_out_the_same_beyond_chance(work, tmp_path) -> None:
+    texts = ["a red circle", "a circle", "a circle"]
+    rng = np.random.default_rng(0)
+    scenes = [world.sample_scene(rng, grammar.parse(text)) for text in texts]
+    first = [reader.Reading(s.factors, s.radius, s.track[:, 0], 0.0, 1.0) for s in scenes]
+    other = [replace(r, factors=r.factors | {"colour": "none", "size": "none"}) for r in first]
+    found = {decided.CHANCE: decided.agreement(texts, first, other), "0.5": decided.agreement(texts, first, first)}
+    assert found["0.5"]["colour"] == found["0.5"][decided.ALL] == 1
+    assert (found[decided.CHANCE]["colour"], found[decided.CHANCE]["ground"]) == (0, 1)
+    assert found[decided.CHANCE][decided.ALL] == pytest.approx(1 - 5 / 11)  # 3 sizes and 2 colours of 11 open factors
+    assert found["0.5"][decided.APART] == 0
+    assert decided.beyond_chance(found, "0.5", "colour") == 1
+    assert decided.beyond_chance(found, decided.CHANCE, decided.ALL) == 0
+    small = replace(work, out=tmp_path)
+    text, content = decided.more([], small)
+    again, _ = decided.more([], small)  # kept
+    assert text == again
+    assert list(content["decided"]) == [decided.CHANCE, *(f"{t:g}" for t in decided.LEVELS)]
+    assert (tmp_path / "decided.png").stat().st_size > 10000
