@@ -126,8 +126,6 @@ def sample(
     seeds = seed or [0]
     if frames is not None and frames < 1:
         raise UserError(f"--frames {frames}: a clip has at least one frame")
-    if steps is not None and steps < 1:
-        raise UserError(f"--steps {steps}: sampling takes at least one step")
     loaded = load_model(model, steps, guidance, compute_in(device, dtype))
     if loaded.first_frames != (image is not None):
         needs = "goes on from a first frame: give --image FILE" if loaded.first_frames else "takes no --image"

@@ -131,8 +131,10 @@ def load_model(
     """A model by name: a run's folder, a student's folder, or a teacher (embedded, folder or hub id), run as `compute`
     says.
 
-    Raises UserError for what is none of these, for an unfinished run, and for a device that is not here.
+    Raises UserError for what is none of these, for an unfinished run, for no steps, and for a device that is not here.
     """
+    if steps is not None and steps < 1:
+        raise UserError(f"{steps} steps: sampling takes at least one")
     path = Path(spec)
     if spec not in EMBEDDED and path.is_dir():
         folder = path / STUDENT if (path / "config.json").is_file() else path

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from pdmd.errors import UserError
-from pdmd.sample import Model, load_model
+from pdmd.sample import Guided, Model, load_model
+from pdmd.teachers import load_teacher
 
 from .. import sides
 from ..paired import RATIO, Scale, scale_of
@@ -65,26 +66,40 @@ def measured(
 ) -> dict[str, Side]:
     """The results of the base model, under "base", and of the students, by name: those that are kept, unless the
     samples themselves are wanted (`media`), and those in runs/bench/KEY (or `folder`), which are then kept."""
-    what, samples = SAMPLES[key], folder or key
-    suite, out = get_suite(what.suite), work.runs / "bench" / samples
-    first = base(work, teacher)
-    n = asked(work, key, prompts)
+    samples, first, n = folder or key, base(work, teacher), asked(work, key, prompts)
     found = {s.name: side for s in students if (side := kept.find(work, samples, s, n))}
     here = [s for s in dict.fromkeys(students) if media or s.name not in found]
-    models: list[Model] = [first, *(load_model(str(s.folder(work))) for s in here)]
+    made = _made(work, key, first, [load_model(str(s.folder(work))) for s in here], prompts, samples)
+    for student in here:
+        if student.name not in found:
+            kept.keep(work, samples, student, made[student.name])
+        found[student.name] = made[student.name]
+    return {"base": made[first.name], **found}
+
+
+def at_guidance(work: Work, key: str, teacher: str, weights: Sequence[float]) -> list[Side]:
+    """The results of the base model at other guidance weights w."""
+    models = [Guided(load_teacher(teacher, w)) for w in weights]
+    for model, w in zip(models, weights, strict=True):
+        model.name += f"-w{w:g}"
+    made = _made(work, key, base(work, teacher), models, None, key)
+    return [made[model.name] for model in models]
+
+
+def _made(
+    work: Work, key: str, first: Model, others: Sequence[Model], prompts: Path | None, folder: str
+) -> dict[str, Side]:
+    """Results of the base model `first` and of others, by name, made where they are not there."""
+    what, out, n = SAMPLES[key], work.runs / "bench" / folder, asked(work, key, prompts)
+    models = [first, *others]
     while stale := [model for model in models if not _whole(out / model.name / "result.json", model, n)]:
         run = [first, *(model for model in stale if model is not first)]
         if any(busy(out / model.name) for model in run):
             time.sleep(WAIT)  # another process measures them
             continue
         print(f"{out}: {', '.join(model.name for model in stale)}", flush=True)
-        run_suite(suite, run, out, prompts=prompts, limit=work.limit, clips=what.clips, batch_size=16)
-    for student in here:
-        side = read_side(out / student.name)
-        if student.name not in found:
-            kept.keep(work, samples, student, side)
-        found[student.name] = side
-    return {"base": read_side(out / first.name), **found}
+        run_suite(get_suite(what.suite), run, out, prompts=prompts, limit=work.limit, clips=what.clips, batch_size=16)
+    return {model.name: read_side(out / model.name) for model in models}
 
 
 def _whole(path: Path, model: Model, prompts: int) -> bool:

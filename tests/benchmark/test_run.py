@@ -181,3 +181,15 @@ def test_bad_input_stops_before_anything_is_made(make_renderer, tmp_path) -> Non
     assert "two models" in says(models=[make_renderer(), make_renderer()])
     assert "cannot name a folder" in says(models=[make_renderer("a/b")])
     assert not (tmp_path / "out").exists()
+
+
+def test_a_teacher_is_sampled_with_the_steps_and_the_guidance_asked_for(tmp_path, cli, capsys) -> None:
+    words = ("bench", "--suite", "motion", "--model", "sprites", "--limit", 1, "--quiet", "--out", tmp_path)
+    assert cli(*words, "--steps", 2, "--guidance", 1.5) == 0
+    made = result.load(tmp_path / "sprites" / "result.json").generation["model"]
+    assert (made["steps"], made["guidance"]) == (2, 1.5)
+    assert cli(*words, "--steps", 0) == 2
+    assert "0 steps: sampling takes at least one" in capsys.readouterr().err
+    for option in ("--steps", "--guidance"):
+        assert cli("bench", "--media", tmp_path / "sprites" / "media", option, 2) == 2
+        assert "--steps and --guidance are how a teacher samples" in capsys.readouterr().err
