@@ -40,6 +40,7 @@ def reproduce(
     from . import modes
     from .expected import expected
     from .summary import summary
+    from .table import prepare
     from .tables import MAKE, TABLES
     from .work import Work
 
@@ -57,6 +58,8 @@ def reproduce(
     began = time.monotonic()
     try:
         for name in wanted:
+            if tables and name == tables[0].name:
+                prepare(tables, work)  # of all of them, so that several processes have much to share
             print(MAKE[name](work), flush=True)
     except Interrupted as stop:
         print(f"interrupted at step {stop}; the same command goes on", file=sys.stderr)

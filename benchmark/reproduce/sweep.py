@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from .. import provenance
 from ..diversity import CLIP_VALUES
 from ..frechet import LEAST_PROMPTS, NAME
 from ..report import grid
+from ..sides import Side
 from .measure import is_kept, measured
 from .work import DMD, FEW_STEP, PHASED, SGTS, Student, Work, finished, train
 
@@ -54,12 +56,12 @@ def rates(work: Work, methods: Iterable[str]) -> dict[str, float]:
     write_text(file, prompts())
     known = {s for m in SWEPT for s in students(work, m) if is_kept(work, "clips", s, file, "sweep")}
     every = [s for method in wanted for s in students(work, method)]
-    lost = train(work, [s for s in every if s not in known])
+    lost = train(work, [s for s in every if s not in known], partial(_measured, work, file))
     done = {m: [s for s in students(work, m) if s in known or finished(s.folder(work))] for m in SWEPT}
     done = {m: each for m, each in done.items() if m in wanted or len(each) == len(RATES)}  # others' as far as whole
     if none := [method for method in wanted if not done[method]]:
         raise UserError(f"{none[0]} diverges at every learning rate of the sweep: {next(iter(lost.values()))}")
-    found = measured(work, "clips", work.teacher, [s for each in done.values() for s in each], file, "sweep")
+    found = _measured(work, file, *(s for each in done.values() for s in each))
     rows: dict[str, dict[str, Any]] = {
         s.name: {"method": method, "lr": s.lr, "seed": s.seed, "command": s.command(work)}
         | {name: m.value for name in SHOWN if (m := found[s.name].result.metric(name))}
@@ -69,6 +71,10 @@ def rates(work: Work, methods: Iterable[str]) -> dict[str, float]:
     best = {m: min(each, key=lambda s: rows[s.name][NAME]).lr for m, each in done.items()}
     _write(work, rows, best, file, lost)
     return {method: best[method] for method in wanted}
+
+
+def _measured(work: Work, file: Path, *students: Student) -> dict[str, Side]:
+    return measured(work, "clips", work.teacher, students, file, "sweep")
 
 
 def _write(

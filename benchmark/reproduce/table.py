@@ -119,11 +119,31 @@ class Done:
         return [student.seed for student in next(iter(self.students.values()))]
 
 
+def prepare(tables: Sequence[Table], work: Work) -> dict[str, float]:
+    """Train every student that these tables lack, and measure it at once in all that they ask of it, so that a machine
+    that goes away takes one student with it. Returns the learning rate of each method."""
+    rate = rates(work, [method for table in tables for method in table.methods])
+    parts = [part for table in tables for part in table.parts if there(part.teacher(work))]
+    of: dict[Student, list[Part]] = {}
+    for part in parts:
+        for student in (s for row in part.students(work, rate).values() for s in row):
+            of.setdefault(student, []).append(part)
+    lack = [s for s, each in of.items() if any(part.media or not is_kept(work, part.samples, s) for part in each)]
+
+    def measure(student: Student) -> None:
+        for part in of[student]:
+            measured(work, part.samples, part.teacher(work), [student], media=part.media)
+
+    if lost := train(work, lack, measure):
+        raise UserError(f"{', '.join(lost)}: {next(iter(lost.values()))}")
+    return rate
+
+
 def make(table: Table, work: Work) -> Path:
-    """Make all parts of a table, train and measure what they lack, and write it; the path of its Markdown."""
+    """Make all parts of a table, what they lack first, and write it; the path of its Markdown."""
+    rate = prepare([table], work)
     done: list[Done] = []
     missing: dict[str, str] = {}
-    rate = rates(work, table.methods)
     for part in table.parts:
         if there(part.teacher(work)):
             done.append(run(part, work, rate))
@@ -160,11 +180,9 @@ def absent(part: Part, work: Work) -> str:
 
 
 def run(part: Part, work: Work, rate: Mapping[str, float]) -> Done:
-    """Train, measure and judge a part."""
+    """Judge a part by its students' results."""
     students = part.students(work, rate)
     every = [s for row in students.values() for s in row]
-    if lost := train(work, [s for s in every if part.media or not is_kept(work, part.samples, s)]):
-        raise UserError(f"{', '.join(lost)}: {next(iter(lost.values()))}")
     found = measured(work, part.samples, part.teacher(work), every, media=part.media)
     sides = {BASE: [found[BASE]]} | {label: [found[s.name] for s in row] for label, row in students.items()}
     metrics = metrics_of(sides, part.metrics)

@@ -6,7 +6,7 @@ import dataclasses
 import json
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.resources import files
@@ -152,22 +152,29 @@ def finished(folder: Path) -> bool:
     return (folder / STUDENT / "student.json").is_file()
 
 
-def train(work: Work, students: Sequence[Student]) -> dict[str, str]:
-    """Train what is not yet trained; what was stopped goes on from its newest checkpoint, and what another process
-    trains is waited for, last. Returns of those that have diverged, by name, what was not finite. Raises UserError
-    where a folder holds a student of other settings, and Interrupted by Ctrl-C, its state saved."""
+def train(
+    work: Work, students: Sequence[Student], then: Callable[[Student], object] = lambda student: None
+) -> dict[str, str]:
+    """Train what is not yet trained, and do `then` with each student once it is there; what was stopped goes on from
+    its newest checkpoint, and what another process trains is waited for, last. Returns of those that have diverged, by
+    name, what was not finite. Raises UserError where a folder holds a student of other settings, and Interrupted by
+    Ctrl-C, its state saved."""
     lost: dict[str, str] = {}
     left = list(dict.fromkeys(students))
     while left:
         others = []
         for student in left:
             try:
-                if not _trained_here(work, student):
-                    others.append(student)
+                ready = _trained_here(work, student)
             except UserError as error:
                 if "not finite" not in str(error):
                     raise
                 lost[student.name] = str(error)
+                continue
+            if ready:
+                then(student)
+            else:
+                others.append(student)
         if len(others) == len(left):
             time.sleep(WAIT)
         left = others
