@@ -7,5 +7,5 @@ measure.py   students and base through the suites, values by prompt and training
 decided.py   at which noise level the base decides what
 verdict.py   an ordering holds, does not hold or is undecided; pure
 table.py     parts, rows and orderings -> JSON, Markdown, pictures
-table2.py, table3.py, figure2.py, modes.py, freeze.py, intervals.py, target.py, phases.py   one a table
+table2.py, table3.py, longer.py, figure2.py, modes.py, freeze.py, intervals.py, target.py, phases.py   one a table
 """

@@ -306,7 +306,7 @@ def test_the_command_says_the_time_first_and_bad_input_is_one_line(tmp_path, mon
 
 @pytest.mark.slow
 def test_every_table_from_end_to_end(target, work) -> None:
-    assert expected(work, TABLES.values()).students == 8 + 3  # of text to video, and of image to video
+    assert expected(work, TABLES.values()).students == 10 + 3  # of text to video, and of image to video
     for one in TABLES.values():
         agrees(table.make(one, work), one, work)
     assert json.loads((work.out / "freeze.json").read_text())["first_expert_the_same"] == [True]

@@ -1,0 +1,24 @@
+"""Twice the generator steps: what SGTS costs grows with training, what a phase costs does not."""
+
+from __future__ import annotations
+
+from .table import BASE, Table, images_and_clips
+from .work import PHASED, SGTS, Variant
+
+STEPS = 960
+ROWS = {
+    "sgts": SGTS,
+    "sgts, 2 x": Variant("sgts-longer", "sgts", (f"generator_steps={STEPS}",)),
+    "phased": PHASED,
+    "phased, 2 x": Variant("phased-twice", "phased", (f"generator_steps={STEPS}",)),
+}
+
+TABLE = Table(
+    "longer",
+    "Twice the training",
+    parts=images_and_clips(
+        ROWS,
+        (("phased, 2 x", "sgts, 2 x"), ("sgts", "sgts, 2 x"), ("phased", "phased, 2 x"), (BASE, "phased, 2 x")),
+    ),
+    note="The same learning rates; twice the generator steps and fits of F, for both methods.",
+)
