@@ -15,6 +15,7 @@ from torch import Tensor
 
 from pdmd.files import parse_json, write_text, write_whole
 from pdmd.flow import renoise
+from pdmd.plan import Plan
 from pdmd.sample import Guided, guided_flow, pixels
 from pdmd.sprites import grammar, reader
 
@@ -43,9 +44,9 @@ def more(done: Sequence[Done], work: Work) -> tuple[str, dict[str, Any]]:
         kept = {"of": made_of, "found": shares(model, work)}
         write_text(path, json.dumps(kept, indent=1) + "\n")
     found: Found = kept["found"]
-    grid_ = Student(PHASED, work.teacher, 1e-4, 0).config(work).plan().grid
-    write_whole(work.out / f"{NAME}.png", lambda part: draw(found, grid_, part))
-    return text(found, grid_), {NAME: found}
+    plan = Student(PHASED, work.teacher, 1e-4, 0).config(work).plan()  # of any learning rate and seed
+    write_whole(work.out / f"{NAME}.png", lambda part: draw(found, plan, part))
+    return text(found, plan), {NAME: found}
 
 
 def shares(model: Guided, work: Work) -> Found:
@@ -99,7 +100,7 @@ def beyond_chance(found: Found, level: str, name: str) -> float:
     return float((found[level][name] - chance) / (1 - chance)) if chance < 1 else 1.0
 
 
-def draw(found: Found, steps: Sequence[float], to: Path) -> None:
+def draw(found: Found, plan: Plan, to: Path) -> None:
     """What is decided over the noise level, the student's steps and the boundary of two phases marked."""
     figure = Figure(figsize=(7, 3.6), dpi=150, layout="constrained")
     axis = figure.subplots()
@@ -108,8 +109,8 @@ def draw(found: Found, steps: Sequence[float], to: Path) -> None:
         style: Mapping[str, Any] = {"color": "black", "lw": 2.2} if name == ALL else {"lw": 1.2}
         curve = [0.0, *(beyond_chance(found, level, name) for level in levels), 1.0]
         axis.plot([1.0, *map(float, levels), 0.0], curve, label=name, **style)
-    for k, t in enumerate(steps[:-1]):
-        axis.axvline(t, color="0.6", lw=0.8, ls="-" if k == 2 else ":", zorder=0)
+    for k, t in enumerate(plan.grid[:-1]):
+        axis.axvline(t, color="0.6", lw=0.8, ls="-" if t == plan.phases[0].end else ":", zorder=0)
         axis.text(t, 1.03, f"step {k + 1}", fontsize=8, color="0.35")
     axis.set(xlim=(1, 0), ylim=(-0.1, 1.12), xlabel="noise level $t$ (1 is noise)", ylabel="decided, beyond chance")
     axis.legend(frameon=False, fontsize=8, ncols=1, loc="center left", bbox_to_anchor=(1.0, 0.5))
@@ -117,7 +118,7 @@ def draw(found: Found, steps: Sequence[float], to: Path) -> None:
     figure.savefig(to)
 
 
-def text(found: Found, steps: Sequence[float]) -> str:
+def text(found: Found, plan: Plan) -> str:
     """The shares as Markdown."""
     names = [n for n in found[CHANCE] if n in CLIP_VALUES]
     lines, n = [], len(found[CHANCE]["by prompt"])
@@ -135,5 +136,6 @@ def text(found: Found, steps: Sequence[float]) -> str:
 The base model's clips of the diversity suite, noised to t and taken down again with its own steps: the share of the
 factors that a text leaves open that come out as they were, in brackets the 95 % interval of the mean over
 {n} prompts; first what two seeds of a prompt share by chance. Drawn: the share less chance, over one less chance.
-A student's steps begin at t = {", ".join(f"{t:g}" for t in steps[:-1])}; the solid line is the boundary of two phases.
+A student's steps begin at t = {", ".join(f"{t:g}" for t in plan.grid[:-1])}; the solid line is the
+boundary of two phases.
 """

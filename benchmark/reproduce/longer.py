@@ -1,4 +1,4 @@
-"""Twice the generator steps: what SGTS costs grows with training, what a phase costs does not."""
+"""Twice the generator steps: whether what SGTS costs grows with training, and whether what a phase costs does."""
 
 from __future__ import annotations
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -80,7 +81,7 @@ def left(work: Work) -> list[Student]:
 def make(work: Work) -> Path:
     """Train what is not kept, measure, judge; the path of modes.md."""
     rows = students(work)
-    if lost := train(work, left(work)):
+    if lost := train(work, left(work), partial(keep, work)):
         raise UserError(f"{', '.join(lost)}: {next(iter(lost.values()))}")
     found = {BASE: [measure(Guided(Mixture()))]}
     found |= {label: [kept(work, s) or keep(work, s) for s in row] for label, row in rows.items()}
