@@ -38,7 +38,8 @@ Found = dict[str, dict[str, Any]]
 def more(done: Sequence[Done], work: Work) -> tuple[str, dict[str, Any]]:
     """The shares by level as Markdown, for JSON, and as a picture beside the table's."""
     model, path = base(work, work.teacher), work.out / "results" / f"{NAME}.json"
-    made_of = json.loads(json.dumps({"model": model.identity, "limit": work.limit, "levels": LEVELS}))
+    identity = {key: value for key, value in model.identity.items() if key != "path"}  # on whatever machine
+    made_of = json.loads(json.dumps({"model": identity, "limit": work.limit, "levels": LEVELS}))
     kept = parse_json(path.read_bytes()) if path.is_file() else {}
     if kept.get("of") != made_of:
         kept = {"of": made_of, "found": shares(model, work)}
@@ -112,7 +113,7 @@ def draw(found: Found, plan: Plan, to: Path) -> None:
     for k, t in enumerate(plan.grid[:-1]):
         axis.axvline(t, color="0.6", lw=0.8, ls="-" if t == plan.phases[0].end else ":", zorder=0)
         axis.text(t, 1.03, f"step {k + 1}", fontsize=8, color="0.35")
-    axis.set(xlim=(1, 0), ylim=(-0.1, 1.12), xlabel="noise level $t$ (1 is noise)", ylabel="decided, beyond chance")
+    axis.set(xlim=(1, 0), ylim=(-0.2, 1.12), xlabel="noise level $t$ (1 is noise)", ylabel="decided, beyond chance")
     axis.legend(frameon=False, fontsize=8, ncols=1, loc="center left", bbox_to_anchor=(1.0, 0.5))
     axis.spines[["top", "right"]].set_visible(False)
     figure.savefig(to)
