@@ -6,6 +6,8 @@ kept.py      results that are committed, so that the next session or machine goe
 measure.py   students and base through the suites, values by prompt and training seed
 decided.py   at which noise level the base decides what
 verdict.py   an ordering holds, does not hold or is undecided; pure
-table.py     parts, rows and orderings -> JSON, Markdown, pictures
+table.py     parts, rows and orderings as data
+making.py    a table made: students, results, verdicts
+writing.py   what was found -> JSON, Markdown
 table2.py, table3.py, longer.py, figure2.py, modes.py, freeze.py, intervals.py, target.py, phases.py   one a table
 """

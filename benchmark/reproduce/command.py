@@ -39,8 +39,8 @@ def reproduce(
 
     from . import modes
     from .expected import expected
+    from .making import prepare
     from .summary import summary
-    from .table import prepare
     from .tables import MAKE, TABLES
     from .work import Work
 

@@ -23,13 +23,14 @@ from .. import stats
 from ..diversity import CLIP_VALUES
 from ..report import grid
 from ..suites import get_suite, load_prompts
+from .freeze import APART
 from .table import Done
 from .work import PHASED, Student, Work, base
 
 NAME = "decided"
 LEVELS = (0.95, 0.9, 0.85, 0.8, 0.75, 0.65, 0.5, 0.3)
 BATCH, SEED = 42, 7
-CHANCE, ALL, APART = "another seed", "all", "apart, pixels"
+CHANCE, ALL = "another seed", "all"
 #: By noise level (CHANCE: clips of the same prompt and another seed): by factor, and over ALL, the share of open ones
 #: that come out the same; over ALL by prompt; how far APART the objects are.
 Found = dict[str, dict[str, Any]]
@@ -80,19 +81,16 @@ def agreement(
     """Of two readings of each clip: which open factors that the first shows come out the same."""
     same: dict[str, list[bool]] = {}
     prompts: dict[str, list[bool]] = {}
-    apart = []
     for text_, a, b in zip(texts, first, second, strict=True):
         for name in CLIP_VALUES.keys() - grammar.parse(text_).keys():
             if a.factors[name] is not None:
-                same.setdefault(name, []).append(a.factors[name] == b.factors[name])
-                prompts.setdefault(text_, []).append(a.factors[name] == b.factors[name])
-        far = np.linalg.norm(a.track - b.track, axis=1)
-        if np.isfinite(far).any():
-            apart.append(float(np.nanmean(far)))
+                for key, of in ((name, same), (text_, prompts)):
+                    of.setdefault(key, []).append(a.factors[name] == b.factors[name])
+    far = [x for a, b in zip(first, second, strict=True) if (x := reader.apart(a, b)) is not None]
     means = {name: float(np.mean(same[name])) for name in CLIP_VALUES if name in same}
     means[ALL] = float(np.mean([x for each in same.values() for x in each])) if same else float("nan")
     by_prompt = {key: float(np.mean(each)) for key, each in prompts.items()}
-    return means | {"by prompt": by_prompt, APART: float(np.mean(apart)) if apart else None}
+    return means | {"by prompt": by_prompt, APART: float(np.mean(far)) if far else None}
 
 
 def beyond_chance(found: Found, level: str, name: str) -> float:

@@ -12,7 +12,7 @@ from pdmd import figure2
 from pdmd.files import write_text, write_whole
 
 from .. import provenance
-from .verdict import ALPHA, FAILS, HOLDS, UNDECIDED, t_test
+from .verdict import UNDECIDED, outcome, t_test
 from .work import Work
 
 SEEDS = 3
@@ -59,12 +59,10 @@ def judge(further: str, nearer: str, first: list[float], second: list[float]) ->
     """Whether the first's distances are the larger ones: Student's test of their logarithms, paired by seed."""
     ratios = np.log(first) - np.log(second)
     p = t_test(ratios) if len(ratios) > 1 else None
-    shown = p is not None and p <= ALPHA
-    verdict = (HOLDS if ratios.mean() > 0 else FAILS) if shown else UNDECIDED
     return {
         "ordering": f"{further} > {nearer}",
         "on": "distance from the exact flow",
         "ratio": float(np.exp(ratios.mean())),
         "p": p,
-        "verdict": verdict,
+        "verdict": UNDECIDED if p is None else outcome(ratios.mean(), p),
     }

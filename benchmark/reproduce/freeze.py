@@ -21,8 +21,9 @@ from ..media import inside, read_video
 from ..sides import Side
 from . import verdict
 from .measure import Values, aligned
-from .table import BASE, MOTION, Done, Judged, Part, Table, orderings, plain
+from .table import BASE, MOTION, Done, Judged, Part, Table
 from .work import PHASED, Variant, Work
+from .writing import orderings, plain
 
 TIMES = 4
 SHORT, LONG = "1 x", f"{TIMES} x"
@@ -65,9 +66,8 @@ def same(a: Seen, b: Seen) -> float | None:
 
 
 def apart(a: Seen, b: Seen) -> float | None:
-    """Mean distance between the objects' centres over the frames that show them in both, pixels; None without any."""
-    far = np.linalg.norm(a.reading.track - b.reading.track, axis=1)
-    return float(np.nanmean(far)) if np.isfinite(far).any() else None
+    """Mean distance between the objects' centres, pixels; None where no frame shows them in both."""
+    return reader.apart(a.reading, b.reading)
 
 
 def between(

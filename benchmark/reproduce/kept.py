@@ -26,10 +26,15 @@ def folder(work: Work, samples: str, student: Student) -> Path:
     return work.out / "results" / samples / student.name
 
 
+def settings(work: Work, student: Student) -> dict[str, object]:
+    """Every setting of a student's training, as JSON gives it back."""
+    found: dict[str, object] = json.loads(json.dumps(dataclasses.asdict(student.config(work))))
+    return found
+
+
 def record(work: Work, student: Student) -> dict[str, object]:
     """What a student is: its teacher and every setting of its training."""
-    settings = json.loads(json.dumps(dataclasses.asdict(student.config(work))))
-    return {"teacher_sha256": teacher_sha256(student.teacher), "settings": settings}
+    return {"teacher_sha256": teacher_sha256(student.teacher), "settings": settings(work, student)}
 
 
 def keep(work: Work, samples: str, student: Student, side: Side) -> None:

@@ -14,7 +14,6 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 
-from pdmd.config import Config
 from pdmd.errors import UserError
 from pdmd.files import parse_json, write_text, write_whole
 from pdmd.sample import Guided, Model, load_model
@@ -24,10 +23,11 @@ from pdmd.teachers.mixture import WEIGHTS, Mixture, Modes
 from .. import provenance, stats
 from ..report import grid
 from .intervals import ROWS as INTERVALS
+from .kept import settings
 from .phases import BOUNDARY, COUNT
 from .table import BASE
 from .target import ROWS as TARGETS
-from .verdict import ALPHA, FAILS, HOLDS, UNDECIDED, t_test
+from .verdict import ALPHA, outcome, t_test
 from .work import DMD, FEW_STEP, PHASED, SGTS, Student, Variant, Work, train
 
 NAME, TITLE = "modes", "Coverage: what is left of the modes' weights where the score is exact"
@@ -81,10 +81,10 @@ def left(work: Work) -> list[Student]:
 def make(work: Work) -> Path:
     """Train what is not kept, measure, judge; the path of modes.md."""
     rows = students(work)
-    if lost := train(work, left(work), partial(keep, work)):
+    if lost := train(work, left(work), partial(result, work)):
         raise UserError(f"{', '.join(lost)}: {next(iter(lost.values()))}")
     found = {BASE: [measure(Guided(Mixture()))]}
-    found |= {label: [kept(work, s) or keep(work, s) for s in row] for label, row in rows.items()}
+    found |= {label: [result(work, s) for s in row] for label, row in rows.items()}
     of_paper, of_why = (judge(found, pairs) for pairs in (PAPER, WHY))
     path = work.out / f"{NAME}.md"
     write_whole(path.with_suffix(".png"), lambda part: draw(found, part))
@@ -109,14 +109,12 @@ def place(work: Work, student: Student) -> Path:
     return work.out / "results" / NAME / f"{student.name}.json"
 
 
-def settings(config: Config) -> Any:
-    return json.loads(json.dumps(dataclasses.asdict(config)))
-
-
-def keep(work: Work, student: Student) -> Modes:
-    """Measure a student, and write down what was found beside its settings."""
+def result(work: Work, student: Student) -> Modes:
+    """What was found of a student: as it is kept, or measured now, and written down beside its settings."""
+    if there := kept(work, student):
+        return there
     modes = measure(load_model(str(student.folder(work))))
-    content = {"settings": settings(student.config(work)), "modes": dataclasses.asdict(modes)}
+    content = {"settings": settings(work, student), "modes": dataclasses.asdict(modes)}
     write_text(place(work, student), json.dumps(content, indent=1) + "\n")
     return modes
 
@@ -126,7 +124,7 @@ def kept(work: Work, student: Student) -> Modes | None:
     if not (path := place(work, student)).is_file():
         return None
     content = parse_json(path.read_bytes())
-    if content["settings"] != settings(student.config(work)):
+    if content["settings"] != settings(work, student):
         return None
     return Modes(**content["modes"] | {"shares": tuple(content["modes"]["shares"])})
 
@@ -139,9 +137,8 @@ def judge(found: Mapping[str, Sequence[Modes]], pairs: Sequence[tuple[str, str]]
     p_values = [t_test(lead) if len(lead) > 1 else 1.0 for lead in leads]
     judged = []
     for (more, less), lead, step in zip(pairs, leads, stats.holm(p_values, ALPHA), strict=True):
-        verdict = (HOLDS if lead.mean() > 0 else FAILS) if step.adjusted <= ALPHA else UNDECIDED
         named = {"ordering": f"{more} > {less}", "on": "modes' weights", "ratio": float(np.exp(lead.mean()))}
-        judged.append(named | {"p": step.adjusted, "verdict": verdict})
+        judged.append(named | {"p": step.adjusted, "verdict": outcome(lead.mean(), step.adjusted)})
     return judged
 
 

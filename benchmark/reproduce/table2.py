@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from .measure import at_guidance, mean, values
-from .table import BASE, DIVERSITY, Done, Part, Table, figures
+from .table import BASE, DIVERSITY, Done, Part, Table
 from .work import DMD, FEW_STEP, PHASED, SGTS, Work
+from .writing import figures
 
 ROWS = {"dmd": DMD, "few-step": FEW_STEP, "sgts": SGTS, "phased": PHASED}
 PAPER = (("phased", "sgts"), ("phased", "dmd"), (BASE, "phased"), (BASE, "sgts"), (BASE, "dmd"))

@@ -8,8 +8,9 @@ from typing import Any
 
 from pdmd.sprites import grammar
 
-from .table import BASE, MOTION, Done, Part, Table, figures, judge, orderings, plain
+from .table import BASE, MOTION, Done, Part, Table, judge
 from .work import DMD, PHASED, SGTS, Work
+from .writing import figures, orderings, plain
 
 ROWS = {"dmd": DMD, "sgts": SGTS, "phased": PHASED}
 

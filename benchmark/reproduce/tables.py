@@ -6,9 +6,9 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from . import figure2, freeze, intervals, longer, modes, phases, table, table2, table3, target
+from . import figure2, freeze, intervals, longer, making, modes, phases, table2, table3, target
 from .work import Work
 
 TABLES = {one.TABLE.name: one.TABLE for one in (table2, table3, longer, target, intervals, phases, freeze)}
 MAKE: dict[str, Callable[[Work], Path]] = {"figure2": figure2.make, modes.NAME: modes.make}
-MAKE |= {name: partial(table.make, one) for name, one in TABLES.items()}
+MAKE |= {name: partial(making.make, one) for name, one in TABLES.items()}

@@ -88,21 +88,24 @@ def unequal(first: float, second: float, base: float, with_base: bool = False) -
     return f"fidelity {far[0]:.3f}, the base has {base:.3f}" if far else ""
 
 
+def outcome(mean: float, p: float) -> str:
+    """What a mean lead and its p-value show."""
+    return (HOLDS if mean > 0 else FAILS) if p <= ALPHA else UNDECIDED
+
+
 def decide(leads: Sequence[Lead], reasons: Sequence[str]) -> list[Finding]:
     """The findings of one family of orderings: p-values adjusted by Holm over all of them; those with a reason (see
     `unequal`) stay undecided, whatever the numbers say."""
     found = []
     for one, step, reason in zip(leads, stats.holm([one.p for one in leads], ALPHA), reasons, strict=True):
-        verdict = UNDECIDED
+        verdict = UNDECIDED if reason else outcome(one.mean, step.adjusted)
         if reason:
             reason = f"not at equal fidelity: {reason}"
         elif one.over_prompts is None:
             reason = "it takes two prompts"
         elif one.over_seeds is None:
             reason = "it takes two training seeds"
-        elif step.adjusted <= ALPHA:
-            verdict = HOLDS if one.mean > 0 else FAILS
-        else:
+        elif verdict == UNDECIDED:
             reason = f"adjusted p above {ALPHA}"
         found.append(Finding(one, step.adjusted, verdict, reason))
     return found

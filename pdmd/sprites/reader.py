@@ -54,6 +54,12 @@ def fidelity(stated: Mapping[str, str], reading: Reading) -> float:
     return float(np.mean([reading.factors.get(k) == v for k, v in stated.items()])) if stated else float("nan")
 
 
+def apart(first: Reading, second: Reading) -> float | None:
+    """Mean distance between the objects' centres over the frames that show them in both, pixels; None without any."""
+    far = np.linalg.norm(first.track - second.track, axis=1)
+    return float(np.nanmean(far)) if np.isfinite(far).any() else None
+
+
 def mean_flow(reading: Reading) -> float | None:
     """Mean length of the flow of what was read, over all pixels, pixels a frame: the objects' speed times the share of
     the frame that they cover. None where they are not legible."""

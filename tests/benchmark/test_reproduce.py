@@ -16,7 +16,19 @@ import pytest
 import tiny
 
 from pdmd import figure2 as check
-from pdmd.benchmark.reproduce import decided, figure2, freeze, kept, measure, modes, sweep, table, table3, verdict
+from pdmd.benchmark.reproduce import (
+    decided,
+    figure2,
+    freeze,
+    kept,
+    making,
+    measure,
+    modes,
+    sweep,
+    table,
+    table3,
+    verdict,
+)
 from pdmd.benchmark.reproduce import work as module
 from pdmd.benchmark.reproduce.expected import expected
 from pdmd.benchmark.reproduce.summary import summary
@@ -172,7 +184,7 @@ def target(work) -> Path:
     one = TABLES["target"]
     before = expected(work, [one])
     assert (before.students, before.results) == (2, 6)
-    path = table.make(one, work)
+    path = making.make(one, work)
     after = expected(work, [one])
     assert (after.students, after.results, after.training, after.measuring) == (0, 0, 0, 0)
     return path
@@ -188,14 +200,14 @@ def test_a_table_has_its_figures_its_orderings_and_where_they_come_from(target, 
 def test_nothing_finished_is_made_again_and_other_settings_are_refused(target, work, monkeypatch) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(measure, "run_suite", None)
-        table.make(TABLES["target"], work)
+        making.make(TABLES["target"], work)
     with pytest.raises(UserError, match="with another batch; give another --runs"):
-        table.make(TABLES["target"], replace(work, overrides=(*work.overrides, "batch=3")))
+        making.make(TABLES["target"], replace(work, overrides=(*work.overrides, "batch=3")))
     known = work.runs / "teachers.json"
     before = known.read_text()
     known.write_text(before.replace(json.loads(before)["tiny"], "0" * 64))
     with pytest.raises(UserError, match="students of another teacher 'tiny'"):
-        table.make(TABLES["target"], work)
+        making.make(TABLES["target"], work)
     known.write_text(before)
 
 
@@ -210,18 +222,18 @@ def test_kept_results_stand_for_students_on_another_machine(target, work, tmp_pa
 
     with monkeypatch.context() as patch:
         patch.setattr(module, "trained", train)
-        again = table.make(one, elsewhere)
+        again = making.make(one, elsewhere)
         with pytest.raises(AssertionError, match="seed1 is trained again"):  # what is not kept
-            table.make(one, replace(elsewhere, seeds=2))
+            making.make(one, replace(elsewhere, seeds=2))
         with pytest.raises(AssertionError, match="is trained again"):  # of other settings
-            table.make(one, replace(elsewhere, overrides=(*work.overrides, "batch=3")))
+            making.make(one, replace(elsewhere, overrides=(*work.overrides, "batch=3")))
     before, after = (json.loads(path.with_suffix(".json").read_text())["parts"] for path in (target, again))
     assert [part["orderings"] for part in before] == [part["orderings"] for part in after]
     student = Student(PHASED, work.teacher, 1e-3, 0)
     items = kept.folder(elsewhere, "motion", student) / "items.csv"
     items.write_bytes(items.read_bytes().replace(b"0", b"1", 1))
     with pytest.raises(UserError, match=f"{items} is not as it was written"):
-        table.make(one, elsewhere)
+        making.make(one, elsewhere)
 
 
 def test_what_another_process_trains_is_waited_for(work, tmp_path, monkeypatch) -> None:
@@ -245,7 +257,7 @@ def test_what_another_process_trains_is_waited_for(work, tmp_path, monkeypatch) 
 def test_a_part_whose_teacher_is_absent_says_so(work, tmp_path) -> None:
     part = TABLES["table3"].parts[1]
     one = table.Table("only", "Only", (part,))
-    path = table.make(one, replace(work, i2v_teacher="absent", out=tmp_path))
+    path = making.make(one, replace(work, i2v_teacher="absent", out=tmp_path))
     assert list(json.loads(path.with_suffix(".json").read_text())["missing"]) == ["Image to video"]
     assert "There is no teacher absent here" in path.read_text()
     assert "There is no teacher absent here" in summary(tmp_path).read_text()
@@ -308,11 +320,11 @@ def test_the_command_says_the_time_first_and_bad_input_is_one_line(tmp_path, mon
 def test_every_table_from_end_to_end(target, work) -> None:
     assert expected(work, TABLES.values()).students == 10 + 3  # of text to video, and of image to video
     for one in TABLES.values():
-        agrees(table.make(one, work), one, work)
+        agrees(making.make(one, work), one, work)
     assert json.loads((work.out / "freeze.json").read_text())["first_expert_the_same"] == [True]
     swept = replace(work, overrides=SMALL, limit=4, runs=work.runs / "swept", out=work.out / "swept")
     assert expected(swept, [TABLES["target"]]).students == 3 + 1  # phased at three rates, naive at the one taken
-    path = table.make(replace(TABLES["target"], parts=TABLES["target"].parts[1:]), swept)
+    path = making.make(replace(TABLES["target"], parts=TABLES["target"].parts[1:]), swept)
     assert json.loads((swept.out / "sweep.json").read_text())["chosen"]["phased"] in sweep.RATES
     assert "chosen in [sweep.md]" in path.read_text()
 
