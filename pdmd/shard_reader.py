@@ -14,12 +14,21 @@ from typing import Any, ClassVar
 import torch
 from torch.distributed.checkpoint import DefaultLoadPlanner, FileSystemReader
 from torch.distributed.checkpoint.filesystem import _StorageInfo
-from torch.distributed.checkpoint.metadata import Metadata
+from torch.distributed.checkpoint.metadata import _MEM_FORMAT_ENCODING, Metadata
 from torch.distributed.checkpoint.planner import ReadItem
 
 from pdmd.errors import first_line
 
 _METADATA, _FILES = Metadata.__module__, _StorageInfo.__module__
+
+
+def _member(kind: type, name: str) -> _MEM_FORMAT_ENCODING:
+    """As `getattr`, of an enum's class alone: so Pythons 3.11.0 to 3.11.3 write its members."""
+    if kind is not _MEM_FORMAT_ENCODING:
+        raise ValueError("it names builtins.getattr, which is no part of a checkpoint")
+    return _MEM_FORMAT_ENCODING[name]
+
+
 #: All that a `.metadata` names, besides torch's dtypes; a path in it, where it was written, stays a name.
 ALLOWED: dict[tuple[str, str], Any] = {
     **{
@@ -31,6 +40,7 @@ ALLOWED: dict[tuple[str, str], Any] = {
     },
     (_FILES, "_StorageInfo"): _StorageInfo,
     ("torch", "Size"): torch.Size,
+    ("builtins", "getattr"): _member,
     ("torch.serialization", "_get_layout"): torch.serialization._get_layout,
     ("pathlib", "PosixPath"): PurePosixPath,
     ("pathlib._local", "PosixPath"): PurePosixPath,  # Python 3.13

@@ -1,6 +1,8 @@
 """Model folders and checkpoints from outside, whatever they hold: loaded, or refused by a UserError; no code of theirs
 runs."""
 
+import enum
+import io
 import json
 import pickle
 import re
@@ -159,6 +161,34 @@ def test_a_checkpoint_of_many_processes_loads(checkpoint) -> None:
     state = begun()
     shard_files.load(state, checkpoint)
     assert state.expert.optimizer.param_groups[0]["lr"] == 0.25
+
+
+class _Early(pickle._Pickler):
+    """Writes an enum's member as Pythons 3.11.0 to 3.11.3 do."""
+
+    def reducer_override(self, obj):
+        return (getattr, (type(obj), obj.name)) if isinstance(obj, enum.Enum) else NotImplemented
+
+
+@pytest.mark.fault("code in a model's folder or a checkpoint")
+def test_a_checkpoint_of_an_early_python_loads_and_names_nothing_else(checkpoint, tmp_path) -> None:
+    import torch.distributed.checkpoint as dcp
+
+    class Named:
+        def __reduce__(self):
+            return getattr, (type(metadata), "__init__")
+
+    metadata = dcp.FileSystemReader(checkpoint).read_metadata()
+    written = io.BytesIO()
+    _Early(written).dump(metadata)
+    assert b"getattr" in written.getvalue()
+    (tmp_path / ".metadata").write_bytes(written.getvalue())
+    read = Reader(tmp_path).read_metadata()
+    assert read.state_dict_metadata == metadata.state_dict_metadata
+
+    (tmp_path / ".metadata").write_bytes(pickle.dumps(Named()))
+    with pytest.raises(ValueError, match=r"names builtins\.getattr"):
+        Reader(tmp_path).read_metadata()
 
 
 @pytest.mark.parametrize("where", ["metadata", "entry"])
