@@ -13,7 +13,7 @@ import typer
 from pdmd.errors import INTERRUPTED, UserError, suggest
 
 ALL = "all"
-WHAT = ("figure2", "modes", "table2", "table3", "longer", "target", "intervals", "phases", "freeze")
+WHAT = ("figure2", "modes", "table2", "table3", "target", "intervals", "phases", "freeze", "longer")
 
 
 def reproduce(

@@ -69,5 +69,7 @@ def samples(work: Work, key: str) -> int:
 
 
 def seconds(work: Work, student: Student) -> float:
+    """Of its training, less what a shorter student has done of it."""
     step = MIXTURE_STEP if student.teacher == "mixture" else STEP[student.variant.method]
-    return step * student.config(work).generator_steps
+    done = student.shorter.config(work).generator_steps if student.shorter else 0
+    return step * (student.config(work).generator_steps - done)

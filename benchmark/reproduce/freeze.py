@@ -148,7 +148,7 @@ TABLE = Table(
         Part(
             "Clips",
             "motion",
-            {SHORT: PHASED, LONG: Variant("phased-longer", "phased", times=TIMES)},
+            {SHORT: PHASED, LONG: Variant("phased-longer", "phased", times=TIMES, after=PHASED)},
             MOTION,
             media=True,
         ),

@@ -8,7 +8,7 @@ from .work import PHASED, SGTS, Variant
 STEPS = 960
 ROWS = {
     "sgts": SGTS,
-    "sgts, 2 x": Variant("sgts-longer", "sgts", (f"generator_steps={STEPS}",)),
+    "sgts, 2 x": Variant("sgts-longer", "sgts", (f"generator_steps={STEPS}",), after=SGTS),
     "phased": PHASED,
     "phased, 2 x": Variant("phased-twice", "phased", (f"generator_steps={STEPS}",)),
 }

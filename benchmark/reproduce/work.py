@@ -7,6 +7,7 @@ import json
 import shutil
 import time
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.resources import files
@@ -15,7 +16,9 @@ from pathlib import Path
 from pdmd.config import Config, from_dict, make_config
 from pdmd.errors import UserError
 from pdmd.files import claim, parse_json, write_text
+from pdmd.run import Run
 from pdmd.sample import STUDENT, Guided
+from pdmd.state import checkpoints
 from pdmd.teachers import EMBEDDED, load_teacher
 
 from ..methods import trained
@@ -40,15 +43,19 @@ FAKE = 2.0
 @dataclass(frozen=True)
 class Variant:
     """What is trained: a method, with settings beside the recipe. The name names folders. With `times`, the second of
-    its two phases has so many times the generator steps that it has otherwise; the first has the same."""
+    its two phases has so many times the generator steps that it has otherwise; the first has the same. Where it does,
+    step by step, what a shorter one does until that ends, `after` is the shorter one, and it goes on from there."""
 
     name: str
     method: str
     settings: tuple[str, ...] = ()
     times: int = 1
+    after: Variant | None = None
 
 
 DMD, FEW_STEP, SGTS, PHASED = (Variant(name, name) for name in ("dmd", "few-step", "sgts", "phased"))
+CONTINUED = (SGTS, PHASED)  # by longer ones: their last checkpoints are kept until then
+CHECKPOINTS = "checkpoints"
 
 
 @dataclass(frozen=True)
@@ -88,6 +95,11 @@ class Student:
     @property
     def name(self) -> str:
         return f"{Path(self.teacher).name}-{self.variant.name}-lr{self.lr:g}-seed{self.seed}"
+
+    @property
+    def shorter(self) -> Student | None:
+        """The student that this one goes on from."""
+        return dataclasses.replace(self, variant=self.variant.after) if self.variant.after else None
 
     def settings(self, work: Work) -> list[str]:
         """All settings beside the recipe."""
@@ -194,13 +206,31 @@ def _trained_here(work: Work, student: Student) -> bool:
         return False
     print(student.command(work), flush=True)
     try:
+        if student.shorter and not folder.exists():
+            _begin_after(student.shorter.folder(work), folder, wanted)
         trained(folder, wanted)
     except UserError:
         if busy(folder):  # it was faster
             return False
         raise
-    shutil.rmtree(folder / "checkpoints")  # each a copy of all networks
+    if student.variant not in CONTINUED:
+        shutil.rmtree(folder / CHECKPOINTS)  # each a copy of all networks
+    if student.shorter:
+        shutil.rmtree(student.shorter.folder(work) / CHECKPOINTS, ignore_errors=True)
     return True
+
+
+def _begin_after(shorter: Path, folder: Path, config: Config) -> None:
+    """Begin a run where a shorter one has ended, if its last checkpoint is there: to the last bit what training it from
+    the start comes to, as all that is drawn in a step hangs on the seed, the phase and the step alone."""
+    saved = checkpoints(shorter / CHECKPOINTS)
+    if not saved or not finished(shorter):
+        return
+    with closing(Run.create(folder, config)) as run:
+        shutil.copy(shorter / run.metrics.name, run.metrics)
+        run.checkpoints.mkdir()
+        for path in (saved[-1], saved[-1].with_suffix(".json")):  # the second says that the first is whole
+            shutil.copy(path, run.checkpoints)
 
 
 def busy(folder: Path) -> bool:

@@ -14,8 +14,10 @@ from typing import Any
 import numpy as np
 import pytest
 import tiny
+import torch
 
 from pdmd import figure2 as check
+from pdmd.benchmark import methods
 from pdmd.benchmark.reproduce import (
     decided,
     figure2,
@@ -35,11 +37,12 @@ from pdmd.benchmark.reproduce.summary import summary
 from pdmd.benchmark.reproduce.table import BASE
 from pdmd.benchmark.reproduce.tables import TABLES
 from pdmd.benchmark.reproduce.verdict import FAILS, HOLDS, UNDECIDED
-from pdmd.benchmark.reproduce.work import PHASED, Student, Variant, Work
+from pdmd.benchmark.reproduce.work import DMD, PHASED, Student, Variant, Work
 from pdmd.benchmark.sides import read_side
 from pdmd.config import Config
 from pdmd.errors import UserError
 from pdmd.files import claim
+from pdmd.sample import load_model
 from pdmd.sprites import grammar, reader, world
 from pdmd.sprites.prompts import held_out
 from pdmd.teachers.mixture import Modes
@@ -150,6 +153,38 @@ def test_a_longer_student_differs_in_the_steps_of_its_last_phase_alone() -> None
     assert (short.lr, short.fake_lr, short.seed, short.generator_steps) == (1e-3, 2e-3, 1, 10)
 
 
+LONGER = (
+    (Variant("s", "sgts", ("generator_steps=6",)), {"name": "l", "settings": ("generator_steps=9",)}),
+    (Variant("s", "phased", ("generator_steps=6",)), {"name": "l", "times": 3}),
+)
+
+
+@pytest.mark.parametrize(("short", "change"), LONGER, ids=["longer", "freeze"])
+def test_a_longer_student_goes_on_to_the_weights_of_one_trained_whole(tmp_path, monkeypatch, short, change) -> None:
+    monkeypatch.setattr(module, "CONTINUED", (short,))
+    one, other = (Work(overrides=("batch=4",), runs=tmp_path / name) for name in "ab")
+    first, longer = (Student(v, "mixture", 1e-3, 0) for v in (short, replace(short, **change, after=short)))
+    module.train(one, [first])
+    assert [path.name for path in (first.folder(one) / "checkpoints").glob("*.pt")] == ["step-000006.pt"]
+    found = []
+
+    def trained(folder: Path, config: Config) -> None:
+        found.append(len(list(folder.rglob("*.pt"))))
+        methods.trained(folder, config)
+
+    monkeypatch.setattr(module, "trained", trained)
+    for work in (one, other):
+        module.train(work, [longer])
+    assert found == [1, 0]
+    assert not list(tmp_path.rglob("*.pt"))
+    weights = [load_model(str(longer.folder(work))) for work in (one, other)]
+    states = [[net.state_dict() for net in model.experts] for model in weights]
+    assert all(torch.equal(a[k], b[k]) for a, b in zip(*states, strict=True) for k in a)
+    traces = [[json.loads(x) for x in (longer.folder(work) / "metrics.jsonl").open()] for work in (one, other)]
+    whole, begun = ({row["step"]: row.get("fake_loss") for row in rows} for rows in traces)
+    assert whole == begun
+
+
 @pytest.fixture(scope="module")
 def work(tmp_path_factory) -> Work:
     """Teachers of random weights, one training seed, one prompt a suite."""
@@ -238,7 +273,7 @@ def test_kept_results_stand_for_students_on_another_machine(target, work, tmp_pa
 
 def test_what_another_process_trains_is_waited_for(work, tmp_path, monkeypatch) -> None:
     here = replace(work, runs=tmp_path)
-    theirs, ours = (Student(PHASED, work.teacher, 1e-3, seed) for seed in (0, 1))
+    theirs, ours = (Student(DMD, work.teacher, 1e-3, seed) for seed in (0, 1))
     lock, order = claim(theirs.folder(here)), []
 
     def trained(folder: Path, config: object) -> None:
