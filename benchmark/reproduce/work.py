@@ -23,11 +23,10 @@ from pdmd.teachers import EMBEDDED, load_teacher
 
 from ..methods import trained
 
-#: Seconds on two quiet cores: of a generator step with its fits of F and its share of probes and checkpoints, by
-#: method (phased: reports/demo; the others by their processor time beside it, four steps each), and of any on the
-#: mixture; of a sample with its measurement, by kind of samples, for a student of 4 steps and for the base of 40
-#: (reports/suites).
-STEP = {"dmd": 0.85, "few-step": 1.75, "sgts": 1.15, "phased": 1.0}
+#: Seconds on two quiet cores (Intel, AVX-512), two processes of one thread each: of a generator step with its fits of
+#: F, by method, as a reproduction's students took, and of any on the mixture; of a sample with its measurement, by
+#: kind of samples, for a student of 4 steps and for the base of 40 (reports/suites).
+STEP = {"dmd": 0.75, "few-step": 1.45, "sgts": 0.95, "phased": 1.0}
 MIXTURE_STEP = 0.02
 SAMPLE = {"images": (0.06, 0.15), "clips": (0.13, 0.33), "motion": (0.12, 0.31), "motion-i2v": (0.13, 0.31)}
 #: Over the recipe, for students of the embedded world's teachers: twice the generator steps, since what SGTS loses
