@@ -37,9 +37,10 @@ def expected(work: Work, tables: Iterable[Table], apart: Iterable[Student] = ())
     training = {s.name: seconds(work, s) for s in apart}  # a folder's pattern below runs/students -> seconds
     measuring: dict[str, float] = {}  # below runs/bench
 
-    def need(key: str, pattern: str, training_seconds: float, measuring_seconds: float, media: bool = False) -> None:
+    def need(key: str, pattern: str, own: float | None, measuring_seconds: float, media: bool = False) -> None:
         if media or not any(work.out.glob(f"results/{key}/{pattern}/result.json")):
-            training[pattern] = training_seconds
+            if own is not None:  # None: the sweep trains it
+                training[pattern] = own
             measuring[f"{key}/{pattern}"] = measuring_seconds
 
     for table in tables:
@@ -51,14 +52,14 @@ def expected(work: Work, tables: Iterable[Table], apart: Iterable[Student] = ())
             for student in (s for row in part.students(work, rate).values() for s in row):
                 pattern = student.name.replace(f"lr{student.lr:g}", "lr*")
                 swept = work.rate is None and student in sweep.students(work, student.variant.method)
-                cost = 0.0 if swept else seconds(work, student)
+                cost = None if swept else seconds(work, student)
                 need(part.samples, pattern, cost, n * of_student, part.media)
         if work.rate is None:
             n = min(sweep.PROMPTS, work.limit or sweep.PROMPTS) * len(get_suite("diversity").seeds)
             measuring[f"sweep/{Path(work.teacher).name}"] = n * SAMPLE["clips"][1]
             for student in (s for method in table.methods for s in sweep.students(work, method)):
                 need("sweep", student.name, seconds(work, student), n * SAMPLE["clips"][0])
-    students = [s for p, s in training.items() if s and not any(work.runs.glob(f"students/{p}/student/student.json"))]
+    students = [s for p, s in training.items() if not any(work.runs.glob(f"students/{p}/student/student.json"))]
     results = [s for p, s in measuring.items() if not any(work.runs.glob(f"bench/{p}/result.json"))]
     return Expected(len(students), len(results), sum(students), sum(results))
 
