@@ -9,5 +9,6 @@ verdict.py   an ordering holds, does not hold or is undecided; pure
 table.py     parts, rows and orderings as data
 making.py    a table made: students, results, verdicts
 writing.py   what was found -> JSON, Markdown
-table2.py, table3.py, longer.py, figure2.py, modes.py, freeze.py, intervals.py, target.py, phases.py   one a table
+figure2.py, modes.py, table2.py, table3.py, target.py, intervals.py, phases.py, freeze.py, longer.py, power.py
+             one a table
 """

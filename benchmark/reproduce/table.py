@@ -21,7 +21,8 @@ MOTION = ("optical_flow", "dynamic_degree", "optical_flow_dis", "dynamic_degree_
 class Part:
     """One comparison: `rows` by label, the base model's beside them; `metrics` on which each of `orderings` (the first
     leads the second) is judged at equal fidelity; `worse`: pairs whose second is to have the lower fidelity. `seeds`
-    are training seeds; with `i2v` all is of the image-to-video teacher, with `media` the samples are looked at too."""
+    are training seeds, `looks` how often they were judged as more were trained (see `decide`); with `i2v` all is of the
+    image-to-video teacher, with `media` the samples are looked at too."""
 
     title: str
     samples: str
@@ -30,6 +31,7 @@ class Part:
     orderings: tuple[tuple[str, str], ...] = ()
     worse: tuple[tuple[str, str], ...] = ()
     seeds: int = 3
+    looks: int = 1
     i2v: bool = False
     media: bool = False
 
@@ -120,6 +122,6 @@ def judge(
             "" if metric == "fidelity" else verdict.unequal(fidelity[a], fidelity[b], fidelity[BASE], a == BASE)
             for a, b in pairs
         ]
-        found = verdict.decide(leads, reasons)
+        found = verdict.decide(leads, reasons, part.looks)
         judged += [Judged(metric, *pair, one) for pair, one in zip(pairs, found, strict=True)]
     return judged

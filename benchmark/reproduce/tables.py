@@ -6,9 +6,9 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from . import figure2, freeze, intervals, longer, making, modes, phases, table2, table3, target
+from . import figure2, freeze, intervals, longer, making, modes, phases, power, table2, table3, target
 from .work import Work
 
-TABLES = {one.TABLE.name: one.TABLE for one in (table2, table3, target, intervals, phases, freeze, longer)}
+TABLES = {t.TABLE.name: t.TABLE for t in (table2, table3, target, intervals, phases, freeze, longer, power)}
 MAKE: dict[str, Callable[[Work], Path]] = {"figure2": figure2.make, modes.NAME: modes.make}
 MAKE |= {name: partial(making.make, one) for name, one in TABLES.items()}

@@ -93,12 +93,14 @@ def outcome(mean: float, p: float) -> str:
     return (HOLDS if mean > 0 else FAILS) if p <= ALPHA else UNDECIDED
 
 
-def decide(leads: Sequence[Lead], reasons: Sequence[str]) -> list[Finding]:
-    """The findings of one family of orderings: p-values adjusted by Holm over all of them; those with a reason (see
-    `unequal`) stay undecided, whatever the numbers say."""
+def decide(leads: Sequence[Lead], reasons: Sequence[str], looks: int = 1) -> list[Finding]:
+    """The findings of one family of orderings: p-values adjusted by Holm over all of them, and times `looks`, how often
+    the data were looked at as more of them came in; those with a reason (see `unequal`) stay undecided, whatever the
+    numbers say."""
     found = []
     for one, step, reason in zip(leads, stats.holm([one.p for one in leads], ALPHA), reasons, strict=True):
-        verdict = UNDECIDED if reason else outcome(one.mean, step.adjusted)
+        adjusted = min(1.0, looks * step.adjusted)
+        verdict = UNDECIDED if reason else outcome(one.mean, adjusted)
         if reason:
             reason = f"not at equal fidelity: {reason}"
         elif one.over_prompts is None:
@@ -107,5 +109,5 @@ def decide(leads: Sequence[Lead], reasons: Sequence[str]) -> list[Finding]:
             reason = "it takes two training seeds"
         elif verdict == UNDECIDED:
             reason = f"adjusted p above {ALPHA}"
-        found.append(Finding(one, step.adjusted, verdict, reason))
+        found.append(Finding(one, adjusted, verdict, reason))
     return found

@@ -127,6 +127,7 @@ def as_json(done: Done, work: Work) -> dict[str, Any]:
         "title": part.title,
         "samples": part.samples,
         "training_seeds": done.seeds,
+        "looks": part.looks,
         "n_prompts": done.prompts,
         "orderings": [plain(one) for one in done.judged],
         "rows": {label: row(label) for label in done.sides},

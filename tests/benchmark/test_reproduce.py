@@ -86,7 +86,9 @@ def test_the_p_value_is_the_larger_one_and_holm_s_is_larger_still() -> None:
     assert leads[0].p == leads[0].over_prompts > leads[0].over_seeds
     assert leads[1].p == leads[1].over_seeds > leads[1].over_prompts
     adjusted = [f.adjusted for f in verdict.decide(leads, ["", ""])]
-    assert adjusted[0] == pytest.approx(max(2 * leads[0].p, 0))
+    assert adjusted[0] == pytest.approx(2 * leads[0].p)
+    twice = verdict.decide([verdict.lead(0.0 * first), *leads], [""] * 3, looks=2)
+    assert [f.adjusted for f in twice] == pytest.approx([1, 6 * leads[0].p, 4 * leads[1].p])
     assert leads[0].d == pytest.approx(0.8 / first.mean(0).std(ddof=1))
     assert leads[0].interval.low < 0.8 < leads[0].interval.high
 
