@@ -22,6 +22,7 @@ from pdmd.teachers.mixture import WEIGHTS, Mixture, Modes
 
 from .. import provenance, stats
 from ..report import grid
+from .intervals import FOUR
 from .intervals import ROWS as INTERVALS
 from .kept import settings
 from .phases import BOUNDARY, COUNT
@@ -44,6 +45,7 @@ ROWS = {
     "after step 3": BOUNDARY["after step 3"],
     "naive": TARGETS["naive"],
     "disjoint": INTERVALS["disjoint"],
+    "4 phases, disjoint": FOUR["disjoint"],
     "sgts, 16 fits": Variant("sgts-fits16", "sgts", ("fits=16",)),
     "sgts, 4 x": Variant("sgts-1600", "sgts", ("generator_steps=1600",)),
     "phased, 4 x": Variant("phased-1600", "phased", ("generator_steps=1600",)),
@@ -65,6 +67,8 @@ WHY = (
     ("phased", "phased, 4 x"),
     ("phased, 4 x", "sgts, 4 x"),
 )
+#: A question that came up when the others were answered.
+LATER = (("4 phases", "4 phases, disjoint"),)
 DRAWN = (BASE, "dmd", "few-step", "sgts", "phased", "sgts, 4 x", "phased, 4 x")
 
 
@@ -85,14 +89,14 @@ def make(work: Work) -> Path:
         raise UserError(f"{', '.join(lost)}: {next(iter(lost.values()))}")
     found = {BASE: [measure(Guided(Mixture()))]}
     found |= {label: [result(work, s) for s in row] for label, row in rows.items()}
-    of_paper, of_why = (judge(found, pairs) for pairs in (PAPER, WHY))
+    of_paper, of_why, later = (judge(found, pairs) for pairs in (PAPER, WHY, LATER))
     path = work.out / f"{NAME}.md"
     write_whole(path.with_suffix(".png"), lambda part: draw(found, part))
-    write_text(path, text(work, found, of_paper, of_why))
+    write_text(path, text(work, found, of_paper, of_why, later))
     content: dict[str, Any] = {"title": TITLE, "command": work.command, "provenance": provenance.record()}
     content |= {"seeds": list(work.seeds_of(SEEDS)), "n": SAMPLES, "weights": WEIGHTS}
     content |= {"rows": {label: [dataclasses.asdict(m) for m in row] for label, row in found.items()}}
-    content |= {"judged": [*of_paper, *of_why]}
+    content |= {"judged": [*of_paper, *of_why, *later]}
     write_text(path.with_suffix(".json"), json.dumps(content, indent=1) + "\n")
     return path
 
@@ -163,6 +167,7 @@ def text(
     found: Mapping[str, Sequence[Modes]],
     of_paper: Sequence[Mapping[str, Any]],
     of_why: Sequence[Mapping[str, Any]],
+    later: Sequence[Mapping[str, Any]],
 ) -> str:
     """The numbers as Markdown."""
 
@@ -199,7 +204,11 @@ steps give. Drawn: each mode's share over its weight.
 
 {table(of_why)}
 
-Student's test of log TV, paired by training seed; p adjusted by Holm over each of the two tables. "no SGTS inside":
+## Asked when these were answered
+
+{table(later)}
+
+Student's test of log TV, paired by training seed; p adjusted by Holm over each table. "no SGTS inside":
 every batch runs the whole phase. "after step k": the first of the two phases ends there ("phased": after step 2).
 "4 x": four times the generator steps. All else is equal: the recipe's budget, learning rate {LR:g}, F's twice that.
 

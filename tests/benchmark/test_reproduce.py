@@ -355,7 +355,7 @@ def test_the_command_says_the_time_first_and_bad_input_is_one_line(tmp_path, mon
 
 @pytest.mark.slow
 def test_every_table_from_end_to_end(target, work) -> None:
-    assert expected(work, TABLES.values()).students == 10 + 3  # of text to video, and of image to video
+    assert expected(work, TABLES.values()).students == 11 + 3  # of text to video, and of image to video
     for one in TABLES.values():
         agrees(making.make(one, work), one, work)
     assert json.loads((work.out / "freeze.json").read_text())["first_expert_the_same"] == [True]
@@ -371,6 +371,7 @@ def test_modes_keeps_what_it_found_and_judges_over_training_seeds(work, tmp_path
     monkeypatch.setattr(modes, "ROWS", {label: modes.ROWS[label] for label in ("sgts", "phased", "dmd")})
     monkeypatch.setattr(modes, "PAPER", (("phased", "sgts"), (BASE, "dmd")))
     monkeypatch.setattr(modes, "WHY", (("sgts", "dmd"),))
+    monkeypatch.setattr(modes, "LATER", (("phased", "dmd"),))
     monkeypatch.setattr(modes, "DRAWN", (BASE, "phased"))
     one = replace(work, seeds=2, runs=tmp_path / "runs", out=tmp_path / "out")
     assert expected(one, [], modes.left(one)).students == 6
