@@ -75,7 +75,7 @@ def test_a_cell_is_asked_of_the_token_that_holds_it(transformer):
     for token in range(16):
         heads.tokens = torch.zeros(1, 16, 64)
         heads.tokens[0, token, 0] = 1.0
-        losses.append(float(heads.loss(truth.Truth(torch.full((1, 7), truth.UNKNOWN), cells))))
+        losses.append(heads.loss(truth.Truth(torch.full((1, 7), truth.UNKNOWN), cells)).item())
     assert int(np.argmin(losses)) == 2 * 4 + 1
     assert min(losses) < 1e-3
 
