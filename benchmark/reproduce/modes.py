@@ -89,14 +89,15 @@ def make(work: Work) -> Path:
         raise UserError(f"{', '.join(lost)}: {next(iter(lost.values()))}")
     found = {BASE: [measure(Guided(Mixture()))]}
     found |= {label: [result(work, s) for s in row] for label, row in rows.items()}
-    of_paper, of_why, later = (judge(found, pairs) for pairs in (PAPER, WHY, LATER))
+    families = {"The paper's orderings": PAPER, "What it hangs on": WHY, "Asked when these were answered": LATER}
+    judged = {title: judge(found, pairs) for title, pairs in families.items()}
     path = work.out / f"{NAME}.md"
     write_whole(path.with_suffix(".png"), lambda part: draw(found, part))
-    write_text(path, text(work, found, of_paper, of_why, later))
+    write_text(path, text(work, found, judged))
     content: dict[str, Any] = {"title": TITLE, "command": work.command, "provenance": provenance.record()}
     content |= {"seeds": list(work.seeds_of(SEEDS)), "n": SAMPLES, "weights": WEIGHTS}
     content |= {"rows": {label: [dataclasses.asdict(m) for m in row] for label, row in found.items()}}
-    content |= {"judged": [*of_paper, *of_why, *later]}
+    content |= {"judged": [one for family in judged.values() for one in family]}
     write_text(path.with_suffix(".json"), json.dumps(content, indent=1) + "\n")
     return path
 
@@ -165,22 +166,21 @@ def draw(found: Mapping[str, Sequence[Modes]], to: Path) -> None:
 def text(
     work: Work,
     found: Mapping[str, Sequence[Modes]],
-    of_paper: Sequence[Mapping[str, Any]],
-    of_why: Sequence[Mapping[str, Any]],
-    later: Sequence[Mapping[str, Any]],
+    judged: Mapping[str, Sequence[Mapping[str, Any]]],
 ) -> str:
-    """The numbers as Markdown."""
+    """The numbers as Markdown, and what was judged, by title of its family."""
 
     def cell(values: Sequence[float]) -> str:
         each = f" ({', '.join(f'{v:.3f}' for v in values)})" if len(values) > 1 else ""
         return f"{np.mean(values):.3f}{each}"
 
-    def table(judged: Sequence[Mapping[str, Any]]) -> str:
+    def table(family: Sequence[Mapping[str, Any]]) -> str:
         rows = [
-            (one["ordering"], f"x {one['ratio']:.2f}", f"{one['p']:.3g}", f"**{one['verdict']}**") for one in judged
+            (one["ordering"], f"x {one['ratio']:.2f}", f"{one['p']:.3g}", f"**{one['verdict']}**") for one in family
         ]
         return grid(("keeps more", "TV of the second over the first's", "p, Holm", ""), rows)
 
+    tables = "\n\n".join(f"## {title}\n\n{table(family)}" for title, family in judged.items())
     lines = [(label, cell([m.weights_tv for m in r]), cell([m.spread for m in r])) for label, r in found.items()]
     return f"""# {TITLE}
 
@@ -196,17 +196,7 @@ TV: total variation between the modes' shares of {SAMPLES} samples and their wei
 {", ".join(map(str, work.seeds_of(SEEDS)))} (in brackets each one's own); the base model's is what so many samples by 40
 steps give. Drawn: each mode's share over its weight.
 
-## The paper's orderings
-
-{table(of_paper)}
-
-## What it hangs on
-
-{table(of_why)}
-
-## Asked when these were answered
-
-{table(later)}
+{tables}
 
 Student's test of log TV, paired by training seed; p adjusted by Holm over each table. "no SGTS inside":
 every batch runs the whole phase. "after step k": the first of the two phases ends there ("phased": after step 2).
