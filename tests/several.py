@@ -82,6 +82,7 @@ def main(folder: Path, names: list[str]) -> None:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # torchrun's, to the others of a killed one: they end by themselves
     try:
         main(Path(sys.argv[1]), sys.argv[2:])
     except UserError as error:
