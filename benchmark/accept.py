@@ -26,9 +26,17 @@ class Accepted:
     comparison: Comparison | None
 
 
-def accept(baseline: Path, new: Path, reason: str, gates: Path | None = None) -> Accepted:
+def accept(
+    baseline: Path,
+    new: Path,
+    reason: str,
+    gates: Path | None = None,
+    *,
+    same_noise: bool = True,
+    without_fidelity: bool = False,
+) -> Accepted:
     """Make `new` the baseline: result.json and the CSV files beside it, result.json last. Its
-    provenance["accepted"] keeps the old baseline's history and one entry more.
+    provenance["accepted"] keeps the old baseline's history and one entry more. They are compared as by `compare`.
 
     A new version of prompts or estimators cannot be compared with the old; that is written down, and no
     hindrance. Raises UserError where the new result is not whole, the suites differ or the baseline is no result.
@@ -53,7 +61,7 @@ def accept(baseline: Path, new: Path, reason: str, gates: Path | None = None) ->
         made = {key: old.provenance.get(key) for key in ("created", "git")}
         replaced = {"model": old.model, "sha256": sha256(target), **made}
         try:
-            comparison = compare(target, side.path, gates)
+            comparison = compare(target, side.path, gates, same_noise, without_fidelity)
             failed = ", ".join(comparison.failed)
             verdict = f"gates failed: {failed}" if failed else "gates passed"
         except UserError as error:

@@ -71,7 +71,7 @@ def bench(
     from pdmd.sample import load_model
     from pdmd.teachers import compute_in
 
-    from . import shards
+    from . import provenance, shards
     from .run import run_suite
     from .suites import ALL, FIRST_FRAMES, get_suite, suites_for
 
@@ -91,10 +91,11 @@ def bench(
         raise UserError("--steps and --guidance are how a teacher samples; --media is made already")
     if batch_size < 1:
         raise UserError(f"--batch-size {batch_size}: at least one sample is made at once")
-    compute, shard = compute_in(device, dtype), shards.from_environment()
+    compute, shard, command = compute_in(device, dtype), shards.from_environment(), provenance.command()
     if not model and not media:
         newest = newest_finished()
         model = [str(newest or "sprites")]
+        command = provenance.command("--model", *model)
         if shard.rank == 0:
             print(f"benchmarking {model[0]} ({'the newest finished run' if newest else 'no finished run in runs/'})")
     files = {name: Path(file) for name, file in (_pair(text) for text in weights or [])}
@@ -125,6 +126,7 @@ def bench(
             fetch=fetch,
             device=device,
             shard=shard,
+            command=command,
         )
         for path in results:
             print(f"report: {path.with_name('report.md')} and report.html")
@@ -171,17 +173,23 @@ def report(
 def compare(
     baseline: Annotated[Path, typer.Argument(help="The old result.json, or its folder.")],
     new: Annotated[Path, typer.Argument(help="The new one.")],
-    gates: Annotated[Path | None, typer.Option(help="A TOML file.  \\[the suite's own]")] = None,
+    gates: Annotated[Path | None, typer.Option(help="A TOML file (docs/comparison.md).  \\[the suite's own]")] = None,
     markdown: Annotated[Path | None, typer.Option(help="Write a pull-request comment to this file.")] = None,
     html: Annotated[
         Path | None, typer.Option(help="Write a page with the prompts that moved most to this file.")
     ] = None,
     junit: Annotated[Path | None, typer.Option(help="Write JUnit XML to this file.")] = None,
     json: Annotated[Path | None, typer.Option(help="Write everything as JSON to this file.")] = None,
+    other_noise: Annotated[
+        bool, typer.Option("--other-noise", help="The seeds may differ; as many a prompt are needed all the same.")
+    ] = False,
+    without_fidelity: Annotated[
+        bool, typer.Option("--without-fidelity", help="Accept results that have none, as those of open prompts.")
+    ] = False,
     accept: Annotated[bool, typer.Option("--accept", help="Make the new result the baseline; needs --reason.")] = False,
     reason: Annotated[str | None, typer.Option(help="Why; kept in the baseline's result.json.")] = None,
 ) -> None:
-    """Compare two results prompt by prompt; exit code 1 where a gate fails."""
+    """Compare two results prompt by prompt; exit code 1 where a gate fails, 2 where they cannot be compared."""
     from pdmd.files import write_text
 
     from . import compare_html, compare_report
@@ -192,8 +200,9 @@ def compare(
         raise UserError("--accept and --reason TEXT go together")
     if accept and html:
         raise UserError("--accept replaces the baseline that --html would show; compare with --html first")
-    done = accept_new(baseline, new, reason, gates) if reason is not None else None
-    comparison = done.comparison if done else compare_results(baseline, new, gates)
+    how = {"same_noise": not other_noise, "without_fidelity": without_fidelity}
+    done = accept_new(baseline, new, reason, gates, **how) if reason is not None else None
+    comparison = done.comparison if done else compare_results(baseline, new, gates, **how)
     if comparison:
         compare_report.show(comparison)
         write = ((markdown, compare_report.markdown), (junit, compare_report.junit), (json, compare_report.as_json))

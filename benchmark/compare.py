@@ -90,9 +90,15 @@ class Comparison:
         return not self.failed
 
 
-def compare(baseline: Path, new: Path, gates_file: Path | None = None, same_noise: bool = True) -> Comparison:
+def compare(
+    baseline: Path,
+    new: Path,
+    gates_file: Path | None = None,
+    same_noise: bool = True,
+    without_fidelity: bool = False,
+) -> Comparison:
     """Compare two results (result.json or its folder) by a gates file, or by the gates that ship for the suite. Without
-    `same_noise` their seeds may differ.
+    `same_noise` their seeds may differ; `without_fidelity` accepts results that have none, as such a file can.
 
     Raises UserError for results that are not whole or not comparable, and for gates that do not fit them.
     """
@@ -100,6 +106,7 @@ def compare(baseline: Path, new: Path, gates_file: Path | None = None, same_nois
     refuse(old_side, new_side, same_noise)
     suite = old_side.result.suite
     gates = gate_files.read_gates(gates_file) if gates_file else gate_files.default_gates(suite)
+    gates = replace(gates, without_fidelity=gates.without_fidelity or without_fidelity)
     _fit(gates, old_side, new_side)
     both = [m.name for m in old_side.result.metrics if new_side.result.metric(m.name) and by_prompt(m.name)]
     joined = [join(old_side, new_side, name) for name in sorted(both, key=lambda name: name != FIDELITY)]
@@ -158,8 +165,8 @@ def _absent(gates: Gates, old: Side, new: Side) -> dict[str, str]:
             found[gate.metric] = f"the {side} result does not have it{why}"
         elif len(lacking) == 2 and gate.metric == FIDELITY and not gates.without_fidelity:
             found[gate.metric] = (
-                f"neither result has it{why}, and nothing else can be read without it; to accept that, write "
-                "without_fidelity = true in a gates file"
+                f"neither result has it{why}, and nothing else can be read without it; to accept that: "
+                "--without-fidelity, or without_fidelity = true in the gates file"
             )
     return found
 

@@ -122,12 +122,11 @@ class Diversity:
                 found.append(summarise(name, values, expected, estimator, comparable, details))
                 return
             reason = next((p.problems[name] for p in prompts if name in p.problems), "no sample was made")
-            command = media.command
-            missing.append(Missing(name, f"no prompt could be scored ({reason})", command))
+            missing.append(Missing(name, f"no prompt could be scored ({reason})", media.command))
 
         if media.domain == "sprites":
             right = sum(item.values.get("fidelity") == 1 for p in prompts for item in p.items)
-            add("fidelity", "pdmd.sprites.reader", False, {"samples_with_every_factor_right": right, **facts})
+            add("fidelity", reader.NAME, False, {"samples_with_every_factor_right": right, **facts})
         else:
             missing.append(no_fidelity(media.domain))
         by_name = {pair.name: pair.network for pair in self.pairs_of(media)}
@@ -140,7 +139,7 @@ class Diversity:
                 command = f"{weights.fetch_command(NETWORKS[name])} && {media.command}"
                 missing.append(Missing(name, weights.absence(NETWORKS[name]), command))
         if media.domain == "sprites":
-            add("factor_diversity", "pdmd.sprites.reader", False, _entropy_details(prompts, seeds))
+            add("factor_diversity", reader.NAME, False, _entropy_details(prompts, seeds))
         frechet.add(found, missing, [i for p in prompts for i in p.items], media, expected, self.encoder)
         return found, missing
 
@@ -190,6 +189,8 @@ def incomplete(items: Sequence[Item], seeds: int) -> str | None:
         return f"seed {seed} comes {times} times; a sample compared with itself is no pair"
     if len(items) < seeds:
         return f"{seeds - len(items)} of {seeds} samples are missing"
+    if len(items) > seeds:
+        return f"it has {len(items)} samples in place of {seeds}"
     if len({(item.height, item.width) for item in items}) > 1:
         return "its images are of different sizes"
     return None

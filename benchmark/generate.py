@@ -5,6 +5,7 @@ The folder of one model and suite:
     media/ID-SEED.mp4   one file a sample, written under a temporary name, then renamed
     manifest-K.jsonl    while process K makes its share: one line a sample, appended once its file is whole
     manifest.jsonl      all samples; gathered before the first is made and after the last
+    others.jsonl        samples that the folder holds besides: a run of fewer prompts does not lose the rest
     generation.json     what made them: model, settings, prompt file
 
 Scoring reads these files and nothing else. A network's float32 sums differ by roundings with the size of their batch,
@@ -36,7 +37,7 @@ from .suites import Prompt, PromptSet, Suite, first_frames_record, prompts_recor
 BATCH_SIZE = 8
 #: How a model's networks ran where its identity does not say.
 COMPUTED = {"device": "cpu", "dtype": "float32"}
-PARTS = "manifest-[0-9]*.jsonl"
+PARTS, OTHERS = "manifest-[0-9]*.jsonl", "others.jsonl"
 
 
 class Model(Protocol):
@@ -74,11 +75,17 @@ class Sample:
     identity: str | None = None
 
 
+def model_identity(model: Model) -> dict[str, Any]:
+    """What a model is, wherever it lies: its identity without the path."""
+    return {key: value for key, value in model.identity.items() if key != "path"}
+
+
 def sample_identity(
     model: Model, prompt: Prompt, seed: int, frames: int | None, batch_size: int, codec: Codec = CODEC
 ) -> str:
     """Hash of everything a sample is a function of: model, prompt, first frame, seed, settings."""
-    what = [model.identity, float(model.fps), prompt.id, prompt.text, seed, frames, batch_size, codec_record(codec)]
+    asked = [prompt.id, prompt.text, seed, frames, batch_size, codec_record(codec)]
+    what = [model_identity(model), float(model.fps), *asked]
     if prompt.first_frame:
         what.append(prompt.first_frame.sha256)
     return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()
@@ -140,11 +147,17 @@ def generate(
 
 def _gather(out: Path, keys: Sequence[str], sound: Callable[[Sample], bool] = lambda sample: True) -> dict[str, Sample]:
     """Join the manifest and its parts into manifest.jsonl: the sound samples of these identities, by identity and in
-    this order. A killed run may have left any of the files, and a last line unfinished."""
-    manifest, parts = out / "manifest.jsonl", sorted(out.glob(PARTS))
-    files = [path for path in (manifest, *parts) if path.is_file()]
-    found = {str(sample.identity): sample for path in files for sample in read_manifest(path, torn_tail=True)}
+    this order; others, as far as no sample of these has their file, wait in others.jsonl until they are wanted. A
+    killed run may have left any of the files, and a last line unfinished."""
+    manifest, others, parts = out / "manifest.jsonl", out / OTHERS, sorted(out.glob(PARTS))
+    files = [path for path in (others, manifest, *parts) if path.is_file()]
+    rows = (sample for path in files for sample in read_manifest(path, torn_tail=True))
+    found = {sample.identity: sample for sample in rows if sample.identity}
     kept = {key: found[key] for key in keys if key in found and sound(found[key])}
+    written, wanted = {sample.file for sample in kept.values()}, set(keys)
+    rest = {sample.file: sample for key, sample in found.items() if key not in wanted and sample.file not in written}
+    if rest or others.is_file():
+        write_text(others, "".join(map(_line, rest.values())))
     write_text(manifest, "".join(map(_line, kept.values())))
     for part in parts:
         part.unlink()

@@ -7,7 +7,7 @@ In this order, the first that fits:
    of them and its text, if stated, is the same; prompts of the manifest's own where none is.
 3. File names: ID, ID_seedN, ID-seedN, ID_N, ID-N, or seedN and N in a folder called ID; the prompt's text may stand for
    its ID. Without a seed it is the suite's own.
-4. No prompts: each file is an item of its own; for images, files that differ in their seed alone are one.
+4. No prompts: each file is an item of its own; for diversity, files that differ in their seed alone are one.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def match(
     """Match a folder to the suite's prompts: those of `domain`, or of the user's own `file`, the first `limit`.
 
     Without a domain, it is the one whose prompts the manifest has, else "open". Raises UserError for a folder
-    without media, a damaged manifest and an unknown domain.
+    without media, a damaged manifest, an unknown domain, and a folder that by its own record is of something else.
     """
     if not folder.is_dir():
         raise UserError(f"--media {folder}: no such folder")
@@ -77,6 +77,7 @@ def match(
     if (manifest := folder / "manifest.jsonl").is_file():
         rows, recorded = read_manifest(manifest), read_record(folder)
         if recorded is not None:
+            rows, recorded = _recorded(folder, rows, recorded, suite, file, limit, domain)
             found = Match(rows, str(recorded["model"].get("domain", "open")), "by its own record")
         else:
             found = _by_manifest(rows, sets, domain or "open")
@@ -140,6 +141,32 @@ def named(file: PurePosixPath, prompts: Mapping[str, Prompt]) -> tuple[Prompt, i
     return None
 
 
+def _recorded(
+    folder: Path,
+    rows: list[Sample],
+    record: dict[str, Any],
+    suite: Suite,
+    file: Path | None,
+    limit: int | None,
+    domain: str | None,
+) -> tuple[list[Sample], dict[str, Any]]:
+    """The rows and the record of a folder that has its own, of its first `limit` prompts. Raises UserError where it is
+    of another suite, domain or prompt file than was asked for."""
+    own, prompts = str(record["model"].get("domain", "open")), record.get("prompts", {})
+    name = record.get("suite", {}).get("name", suite.name)
+    if name != suite.name:
+        raise UserError(f"--media {folder}: by its own record it is of suite {name!r}, not {suite.name!r}")
+    if domain not in (None, own):
+        raise UserError(f"--domain {domain}: the prompts of {folder} are {own!r}, by its own record")
+    if file is not None and load_prompts(suite, own, file).sha256 != prompts.get("sha256"):
+        raise UserError(f"--prompts {file}: the samples of {folder} are of other prompts, by its own record")
+    if limit is None:
+        return rows, record
+    ids = list(dict.fromkeys(row.id for row in rows))[:limit]
+    record = record | {"prompts": prompts | {"n": min(limit, prompts.get("n", limit))}}
+    return [row for row in rows if row.id in ids], record
+
+
 def _by_manifest(rows: Sequence[Sample], sets: Sequence[PromptSet], domain: str) -> Match:
     """Rows as samples of the set that most of them are of, or of prompts of their own, which are of `domain`."""
     judged = [(s, [_not_of(row, s) for row in rows]) for s in sets]
@@ -178,14 +205,14 @@ def _by_name(files: Sequence[PurePosixPath], suite: Suite, prompts: PromptSet) -
             left_out[str(file)] = f"is not named after a prompt of {prompts.file}"
     if samples:
         return Match(samples, prompts.domain, "by file name", prompts, left_out)
-    return Match(_alone(files, suite.frames == 1), NO_PROMPTS, "no prompts: each file is an item of its own")
+    return Match(_alone(files, len(suite.seeds) > 1), NO_PROMPTS, "no prompts: each file is an item of its own")
 
 
-def _alone(files: Iterable[PurePosixPath], images: bool) -> list[Sample]:
-    """Each file by its own name; images, of which several seeds are compared, by their name without the seed."""
+def _alone(files: Iterable[PurePosixPath], several: bool) -> list[Sample]:
+    """Each file by its own name; where `several` seeds are compared, by its name without the seed."""
     samples = []
     for file in files:
-        if not images:
+        if not several:
             samples.append(Sample(str(file), "", 0, str(file)))
         elif seeded := SEEDED.fullmatch(file.stem):
             samples.append(Sample(str(file.with_name(seeded["id"])), "", int(seeded["seed"]), str(file)))

@@ -99,7 +99,7 @@ class Motion:
                 missing.append(Missing(name, f"no sample could be scored ({reason})", media.command))
                 continue
             comparable = base != "fidelity" and media.domain == "open" and self.estimator.comparable()
-            estimator = "pdmd.sprites.reader" if base == "fidelity" else labels
+            estimator = reader.NAME if base == "fidelity" else labels
             if base == "dynamic_degree" and self.vbench:
                 estimator = self.vbench.label()
             details = _details(base, values, clips)

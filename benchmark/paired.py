@@ -20,6 +20,7 @@ from .stats import Cells, Interval, PValue
 FLOW_FLOOR = 0.01
 #: Prompts below which BCa is not used: a bootstrap's interval is too narrow by sqrt((n - 1) / n) z / t.
 BCA_LEAST = 100
+CERTAIN = 1e6  # standard errors: past it the noncentral t, which is no number further out, is 0 or 1
 POWER = 0.8  # at which an effect counts as one that could have been seen
 BETTER, SAME, WORSE, UNDECIDED = "better", "same within margin", "worse", "undecided"
 
@@ -67,7 +68,8 @@ def t_power(drops: np.ndarray, distance: float, alpha: float) -> float:
     n, sd = len(drops), drops.std(ddof=1)
     if sd == 0:
         return float(distance > 0)
-    return float(1 - special.nctdtr(n - 1, distance * np.sqrt(n) / sd, special.stdtrit(n - 1, 1 - alpha)))
+    reach = np.clip(distance * np.sqrt(n) / sd, -CERTAIN, CERTAIN)
+    return float(1 - special.nctdtr(n - 1, reach, special.stdtrit(n - 1, 1 - alpha)))
 
 
 def cells(first: np.ndarray, second: np.ndarray) -> Cells:

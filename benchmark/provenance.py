@@ -26,11 +26,17 @@ PACKAGES = (
 )
 
 
+def command(*more: str) -> str:
+    """The command line of this process, and `more` of it, for a shell."""
+    program = Path(sys.argv[0]).name
+    return shlex.join([*(("python", "-m", "pdmd") if program == "__main__.py" else (program,)), *sys.argv[1:], *more])
+
+
 def record() -> dict[str, Any]:
     """What every result states of the run that made it."""
     return {
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "command": command(),
         "python": platform.python_version(),
         "platform": platform.platform(),
         "packages": {name: _version(name) for name in PACKAGES},

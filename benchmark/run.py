@@ -58,6 +58,7 @@ def run_suite(
     clips: bool = False,
     fetch: bool = False,
     shard: Shard = ALONE,
+    command: str | None = None,
 ) -> list[Path]:
     """Run a suite for every model and every folder of media, and return the paths of their result.json, in this order.
 
@@ -71,8 +72,9 @@ def run_suite(
     videos as FFV1. First frames, where the suite has them, are those of the folder `first_frames`, or else rendered
     into out/first-frames. With `clips` the samples of the diversity suite are clips. With `fetch` weights that are
     neither given nor in a cache are fetched there by their own libraries, first of all. Of several processes
-    (shards.py) each generates its share, and the first alone measures; the others return nothing. Raises UserError for
-    bad input, before anything is made, and where another process is at work in one of these folders.
+    (shards.py) each generates its share, and the first alone measures; the others return nothing. `command` is what
+    reports say to run again, else this process's own. Raises UserError for bad input, before anything is made, and
+    where another process is at work in one of these folders.
     """
     weights_files.check_names(weights or {})
     for model in models:
@@ -117,11 +119,13 @@ def run_suite(
         if scorer is None:
             return []
         for model in sorted(models, key=lambda model: model is not base):
-            score_folder(suite.name, out / model.name, scorer, bars, against)
+            score_folder(suite.name, out / model.name, scorer, bars, against, command)
         for folder, found, name in zip(media, given, names[len(models) :], strict=True):
-            score_given(suite.name, folder, found, out / name, scorer, bars, against, clips)
+            score_given(suite.name, folder, found, out / name, scorer, bars, against, clips, command)
     paths = [out / name / "result.json" for name in names]
     if len(names) > 1:
+        for name in several.FILES:
+            (out / name).unlink(missing_ok=True)  # an older run's, of other results
         try:
             several.report(paths, out)
         except UserError as error:
@@ -172,7 +176,12 @@ def make_samples(
 
 
 def score_folder(
-    suite: str, folder: Path, scorer: Scorer, bars: Progress | None = None, base: Path | None = None
+    suite: str,
+    folder: Path,
+    scorer: Scorer,
+    bars: Progress | None = None,
+    base: Path | None = None,
+    command: str | None = None,
 ) -> Result:
     """Score the media of a folder and write items.csv, result.json, report.md and pictures beside them.
 
@@ -192,7 +201,7 @@ def score_folder(
         prompts=int(generation.get("prompts", {}).get("n", 0)),
         seeds=len(generation.get("suite", {}).get("seeds", [])),
         shown=shown(generation),
-        option=f"--model {generation['model'].get('path', folder.name)}",
+        command=command or provenance.command(),
         base=base,
         clips=suite == "diversity" and generation.get("media", {}).get("frames", 1) is None,
     )
@@ -208,6 +217,7 @@ def score_given(
     bars: Progress | None = None,
     base: Path | None = None,
     clips: bool = False,
+    command: str | None = None,
 ) -> Result:
     """Score a folder of media made by anything else; the result goes to `out`."""
     media = Media(
@@ -219,7 +229,7 @@ def score_given(
         samples=given.samples,
         prompts=given.prompts,
         seeds=given.seeds,
-        option=f"--media {folder}",
+        command=command or provenance.command(),
         base=base,
         refused=given.refused,
         shown=shown(given.record),

@@ -69,8 +69,8 @@ class PromptScore:
 @dataclass(frozen=True)
 class Media:
     """What a folder holds: its samples in the manifest's order, whose they are, the domain of their prompts,
-    and how many prompts and seeds were to be made (0 where nothing says). `option` is how `pdmd bench` was
-    given it; `base` the result's folder of the base model in the same run: of the base itself, its own.
+    and how many prompts and seeds were to be made (0 where nothing says). `command` is the one that measures them
+    again; `base` the result's folder of the base model in the same run: of the base itself, its own.
 
     `out` is where the result goes, the media's own folder or another. `refused` says of a sample, by id and seed,
     why its file is not to be read; `shown`, by prompt id, what its first frame shows. `clips`: where the suite is of
@@ -85,16 +85,11 @@ class Media:
     samples: Sequence[Sample]
     prompts: int = 0
     seeds: int = 0
-    option: str = ""
+    command: str = ""
     base: Path | None = None
     refused: Mapping[tuple[str, int], str] = field(default_factory=dict)
     shown: Mapping[str, str] = field(default_factory=dict)
     clips: bool = False
-
-    @property
-    def command(self) -> str:
-        """The command line that measures these media again."""
-        return f"pdmd bench --suite {self.suite} {'--clips ' * self.clips}{self.option}".strip()
 
     def file_of(self, sample: Sample) -> Path:
         """A sample's file. Raises UserError where it is refused, lies outside the folder, or was changed."""

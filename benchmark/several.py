@@ -14,23 +14,24 @@ from .page import results_page
 from .report import escape, note, table
 from .sides import Side, read_side, refuse
 
+FILES = ("report.md", "report.html")
+
 
 def report(paths: Sequence[Path], out: Path) -> list[Path]:
     """Write report.md and report.html of these results (result.json or its folder) into `out`; returns their paths.
 
     Raises UserError for a result that is not whole, and for two that are not of the same suite and prompts, by the
-    same estimators.
+    same estimators; their noise may differ.
     """
     if out.exists() and not out.is_dir():
         raise UserError(f"--out {out} is a file; reports need a folder")
     sides = [read_side(path) for path in paths]
     for side in sides[1:]:
-        refuse(sides[0], side)
+        refuse(sides[0], side, same_noise=False)
     named = labelled(sides)
-    files = {"report.md": markdown(named, out), "report.html": results_page(named, out)}
-    for name, text in files.items():
+    for name, text in zip(FILES, (markdown(named, out), results_page(named, out)), strict=True):
         write_text(out / name, text)
-    return [out / name for name in files]
+    return [out / name for name in FILES]
 
 
 def labelled(sides: Sequence[Side]) -> dict[str, Side]:

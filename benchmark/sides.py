@@ -144,6 +144,9 @@ def _estimators(a: Result, b: Result) -> Iterator[tuple[str, Any, Any]]:
         if (other := b.metric(metric.name)) is not None:
             for key in ("estimator", "unit", "direction"):
                 yield f"{key} of {metric.name}", getattr(metric, key), getattr(other, key)
+            mine, theirs = (m.details.get("seeds_a_prompt") for m in (metric, other))
+            if None not in (mine, theirs):  # a folder's own record says it, or what most of its prompts have
+                yield f"the number of seeds a prompt of {metric.name}", mine, theirs
     for name, record in a.provenance.items():
         theirs = b.provenance.get(name)
         if isinstance(record, Mapping) and isinstance(theirs, Mapping) and "name" in record:

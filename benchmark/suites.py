@@ -155,6 +155,12 @@ def prompts_record(prompts: PromptSet) -> dict[str, Any]:
     }
 
 
+def same_prompts(generation: Mapping[str, Any], prompts: PromptSet) -> bool:
+    """Whether a result, by its record, is of these prompts, whatever their file is called."""
+    made, wanted = generation.get("prompts", {}), prompts_record(prompts)
+    return all(made.get(key) == wanted[key] for key in ("sha256", "domain", "n"))
+
+
 def first_frames_record(prompts: PromptSet) -> dict[str, Any]:
     """What a result says of the first frames of image-to-video pairs, where its prompts are such: `of` each its
     description and its file's sha256, and one `sha256` over all of these, where the files are known."""

@@ -148,8 +148,8 @@ def draw(result: Check, to: Path) -> None:
     plt.close(figure)
 
 
-def report(result: Check) -> str:
-    """The numbers as Markdown."""
+def report(result: Check, made_by: str = "    python -m pdmd.figure2", seeds: Sequence[int] = SEEDS) -> str:
+    """The numbers as Markdown, and in Markdown what made them, from which training seeds."""
     rows = []
     for name, title in zip(TASKS, ("x0, t in (0, 1)", "exact, from x_s", "naive, eps - x_s"), strict=True):
         cells = []
@@ -159,7 +159,7 @@ def report(result: Check) -> str:
         rows.append(f"| {title} | {' | '.join(cells)} |")
     return f"""# The 1-D check: score matching within a subinterval
 
-    python -m pdmd.figure2
+{made_by}
 
 ![trajectories](figure2.png)
 
@@ -171,7 +171,7 @@ as mean (least to greatest) over the seeds; n = {N} trajectories a seed, standar
 {chr(10).join(rows)}
 
 A 4-layer MLP of width {WIDTH} each, {STEPS} Adam steps of batch {BATCH}, peak learning rate {LR}, training seeds
-{", ".join(map(str, SEEDS))}; {EULER} Euler steps from t = 1 to t = {S}. The exact flow is integrated with the same
+{", ".join(map(str, seeds))}; {EULER} Euler steps from t = 1 to t = {S}. The exact flow is integrated with the same
 steps from the closed-form velocity. The noise has a seed of its own, 1234. Drawn: the last seed, {DRAWN} quantiles of
 the noise. The check is Figure 2 of Phased DMD, arXiv 2510.27684.
 """

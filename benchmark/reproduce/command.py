@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import sys
 import time
 from pathlib import Path
@@ -11,6 +10,8 @@ from typing import Annotated
 import typer
 
 from pdmd.errors import INTERRUPTED, UserError, suggest
+
+from .. import provenance
 
 ALL = "all"
 WHAT = ("figure2", "modes", "table2", "table3", "target", "intervals", "phases", "freeze")
@@ -50,8 +51,7 @@ def reproduce(
     for name, number in (("seeds", seeds), ("limit", limit)):
         if number is not None and number < 1:
             raise UserError(f"--{name} {number}: at least 1")
-    command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
-    work = Work(teacher, i2v_teacher, seeds, limit, tuple(set_ or ()), runs, out, command)
+    work = Work(teacher, i2v_teacher, seeds, limit, tuple(set_ or ()), runs, out, provenance.command())
     wanted = WHAT if what == ALL else (what,)
     tables = [TABLES[name] for name in wanted if name in TABLES]
     apart = modes.left(work) if modes.NAME in wanted else []

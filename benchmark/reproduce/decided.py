@@ -21,6 +21,7 @@ from pdmd.sprites import grammar, reader
 
 from .. import stats
 from ..diversity import CLIP_VALUES
+from ..generate import model_identity
 from ..report import grid
 from ..suites import get_suite, load_prompts
 from .freeze import APART
@@ -39,7 +40,7 @@ Found = dict[str, dict[str, Any]]
 def more(done: Sequence[Done], work: Work) -> tuple[str, dict[str, Any]]:
     """The shares by level as Markdown, for JSON, and as a picture beside the table's."""
     model, path = base(work, work.teacher), work.out / "results" / f"{NAME}.json"
-    identity = {key: value for key, value in model.identity.items() if key != "path"}  # on whatever machine
+    identity = model_identity(model)
     made_of = json.loads(json.dumps({"model": identity, "limit": work.limit, "levels": LEVELS}))
     kept = parse_json(path.read_bytes()) if path.is_file() else {}
     if kept.get("of") != made_of:

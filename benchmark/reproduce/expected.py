@@ -66,7 +66,7 @@ def expected(work: Work, tables: Iterable[Table], apart: Iterable[Student] = ())
 
 def samples(work: Work, key: str) -> int:
     """How many samples of a kind each model makes."""
-    return asked(work, key) * len(get_suite(SAMPLES[key].suite).seeds)
+    return len(asked(work, key).prompts) * len(get_suite(SAMPLES[key].suite).seeds)
 
 
 def seconds(work: Work, student: Student) -> float:

@@ -6,13 +6,12 @@ import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from pdmd import figure2
 from pdmd.files import write_text, write_whole
 
 from .. import provenance
-from .verdict import UNDECIDED, outcome, t_test
+from ..report import grid
+from .verdict import ratios
 from .work import Work
 
 SEEDS = 3
@@ -27,19 +26,11 @@ def make(work: Work) -> Path:
     found = figure2.check(seeds)
     path = work.out / "figure2.md"
     write_whole(path.with_suffix(".png"), lambda part: figure2.draw(found, part))
-    judged = [judge(further, nearer, found.from_flow[further], found.from_flow[nearer]) for further, nearer in PAIRS]
-    lines = [
-        f"| {one['ordering']} | x {one['ratio']:.2f} | {'–' if one['p'] is None else format(one['p'], '.3g')} "
-        f"| **{one['verdict']}** |"
-        for one in judged
-    ]
-    text = figure2.report(found).replace("    python -m pdmd.figure2\n", made_by(work))
-    text += (
-        "\n| further from the exact flow | by | p over training seeds | |\n|---|---|---|---|\n"
-        + "\n".join(lines)
-        + "\n"
-    )
-    write_text(path, text)
+    judged = ratios(found.from_flow, PAIRS, "distance from the exact flow")
+    rows = [(one["ordering"], f"x {one['ratio']:.2f}", f"{one['p']:.3g}", f"**{one['verdict']}**") for one in judged]
+    table = grid(("further from the exact flow", "by", "p over training seeds, Holm", ""), rows)
+    made_by = f"`{work.command}`, commit {provenance.commit_text()}."
+    write_text(path, f"{figure2.report(found, made_by, seeds)}\n{table}\n")
     content: dict[str, Any] = {
         "title": TITLE,
         "command": work.command,
@@ -49,20 +40,3 @@ def make(work: Work) -> Path:
     content |= {"n": figure2.N, "from_flow": found.from_flow, "from_full": found.from_full, "judged": judged}
     write_text(path.with_suffix(".json"), json.dumps(content, indent=1) + "\n")
     return path
-
-
-def made_by(work: Work) -> str:
-    return f"`{work.command}`, commit {provenance.commit_text()}.\n"
-
-
-def judge(further: str, nearer: str, first: list[float], second: list[float]) -> dict[str, Any]:
-    """Whether the first's distances are the larger ones: Student's test of their logarithms, paired by seed."""
-    ratios = np.log(first) - np.log(second)
-    p = t_test(ratios) if len(ratios) > 1 else None
-    return {
-        "ordering": f"{further} > {nearer}",
-        "on": "distance from the exact flow",
-        "ratio": float(np.exp(ratios.mean())),
-        "p": p,
-        "verdict": UNDECIDED if p is None else outcome(ratios.mean(), p),
-    }

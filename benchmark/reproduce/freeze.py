@@ -18,6 +18,7 @@ from pdmd.sprites import reader, world
 
 from ..diversity import CLIP_VALUES
 from ..media import inside, read_video
+from ..report import grid
 from ..sides import Side
 from . import verdict
 from .measure import Values, aligned
@@ -93,25 +94,29 @@ def more(done: Sequence[Done], work: Work) -> tuple[str, dict[str, Any]]:
         label: [{key: s.detail for key, s in each.items() if s.detail is not None} for each in row]
         for label, row in seen.items()
     }
-    stays, *others = both
-    judged = [_judged(SAME, stays, label, both[stays][0], both[label][0]) for label in others]
-    judged += [_judged(APART, stays, label, both[label][1], both[stays][1]) for label in others]
-    judged.append(_judged(DETAIL, LONG, SHORT, detail[SHORT], detail[LONG]))
+    stays, base = list(both)[:2]
+    judged = [  # one ordering a metric, so that there is nothing to adjust
+        _judged(SAME, stays, base, both[stays][0], both[base][0]),
+        _judged(APART, stays, base, both[base][1], both[stays][1]),
+        _judged(DETAIL, LONG, SHORT, detail[SHORT], detail[LONG]),
+    ]
     fixed = [_same_expert(a.folder(work), b.folder(work)) for a, b in zip(*one.students.values(), strict=True)]
     figures = {label: {SAME: _mean(a), APART: _mean(b)} for label, (a, b) in both.items()}
-    lines = [f"| {label} | {row[SAME]} | {row[APART]} |" for label, row in figures.items()]
-    rows = [f"| {label} | {_mean(row)} | {[len(x) for x in row]} |" for label, row in detail.items()]
+    composition = grid(
+        ("clips of the same prompt and noise", SAME, APART),
+        [(label, row[SAME], row[APART]) for label, row in figures.items()],
+    )
+    details = grid(
+        ("", DETAIL, "clips, by training seed"),
+        [(label, _mean(row), ", ".join(str(len(x)) for x in row)) for label, row in detail.items()],
+    )
     text = f"""## Composition and detail
 
 The first experts of both students are the same to the last bit: {"yes" if all(fixed) else "NO"}.
 
-| clips of the same prompt and noise | {SAME} | {APART} |
-|---|---|---|
-{chr(10).join(lines)}
+{composition}
 
-| | {DETAIL} | clips, by training seed |
-|---|---|---|
-{chr(10).join(rows)}
+{details}
 
 {orderings(judged)}"""
     further = {

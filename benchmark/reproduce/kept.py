@@ -16,6 +16,7 @@ from pdmd.files import SUMS, changed, parse_json, whole_folder, write_sums
 
 from ..media import inside
 from ..sides import BESIDE, Side, read_side
+from ..suites import PromptSet, same_prompts
 from .draw import drawn
 from .work import Student, Work, teacher_sha256
 
@@ -52,8 +53,8 @@ def keep(work: Work, samples: str, student: Student, side: Side) -> None:
         write_sums(part / SUMS)
 
 
-def find(work: Work, samples: str, student: Student, prompts: int) -> Side | None:
-    """The kept result of a student over so many prompts; None where there is none of this teacher and these settings.
+def find(work: Work, samples: str, student: Student, prompts: PromptSet) -> Side | None:
+    """The kept result of a student over these prompts; None where there is none of this teacher and these settings.
     Raises UserError where a file of it was changed."""
     place = folder(work, samples, student)
     if not (place / SUMS).is_file():
@@ -62,4 +63,4 @@ def find(work: Work, samples: str, student: Student, prompts: int) -> Side | Non
         raise UserError(f"{bad} is not as it was written; delete {place} to measure the student again")
     side = read_side(place)
     same = parse_json((place / STUDENT).read_bytes()) == record(work, student)
-    return side if same and side.result.generation["prompts"]["n"] == prompts else None
+    return side if same and same_prompts(side.result.generation, prompts) else None

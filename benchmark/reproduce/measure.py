@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Container, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +16,12 @@ from pdmd.sample import Guided, Model, load_model
 from pdmd.teachers import load_teacher
 
 from .. import sides
+from ..generate import model_identity
 from ..paired import RATIO, Scale, scale_of
 from ..result import kind, load
 from ..run import run_suite
-from ..sides import Side, read_side
-from ..suites import get_suite, load_prompts
+from ..sides import Side, read_side, refuse
+from ..suites import PromptSet, get_suite, load_prompts, same_prompts
 from . import kept
 from .work import WAIT, Student, Work, base, busy
 
@@ -45,9 +46,10 @@ SAMPLES = {
 }
 
 
-def asked(work: Work, key: str, prompts: Path | None = None) -> int:
-    """How many prompts each model gets."""
-    return len(load_prompts(get_suite(SAMPLES[key].suite), "sprites", prompts).prompts[: work.limit])
+def asked(work: Work, key: str, prompts: Path | None = None) -> PromptSet:
+    """The prompts that each model gets."""
+    found = load_prompts(get_suite(SAMPLES[key].suite), "sprites", prompts)
+    return replace(found, prompts=found.prompts[: work.limit])
 
 
 def is_kept(work: Work, key: str, student: Student, prompts: Path | None = None, folder: str = "") -> bool:
@@ -66,14 +68,16 @@ def measured(
 ) -> dict[str, Side]:
     """The results of the base model, under "base", and of the students, by name: those that are kept, unless the
     samples themselves are wanted (`media`), and those in runs/bench/KEY (or `folder`), which are then kept."""
-    samples, first, n = folder or key, base(work, teacher), asked(work, key, prompts)
-    found = {s.name: side for s in students if (side := kept.find(work, samples, s, n))}
+    samples, first, of = folder or key, base(work, teacher), asked(work, key, prompts)
+    found = {s.name: side for s in students if (side := kept.find(work, samples, s, of))}
     here = [s for s in dict.fromkeys(students) if media or s.name not in found]
     made = _made(work, key, first, [load_model(str(s.folder(work))) for s in here], prompts, samples)
     for student in here:
         if student.name not in found:
             kept.keep(work, samples, student, made[student.name])
         found[student.name] = made[student.name]
+    for side in found.values():
+        refuse(made[first.name], side)  # of another machine, it may be by another version of an estimator
     return {"base": made[first.name], **found}
 
 
@@ -90,9 +94,9 @@ def _made(
     work: Work, key: str, first: Model, others: Sequence[Model], prompts: Path | None, folder: str
 ) -> dict[str, Side]:
     """Results of the base model `first` and of others, by name, made where they are not there."""
-    what, out, n = SAMPLES[key], work.runs / "bench" / folder, asked(work, key, prompts)
+    what, out, of = SAMPLES[key], work.runs / "bench" / folder, asked(work, key, prompts)
     models = [first, *others]
-    while stale := [model for model in models if not _whole(out / model.name / "result.json", model, n)]:
+    while stale := [model for model in models if not _whole(out / model.name / "result.json", model, of)]:
         run = [first, *(model for model in stale if model is not first)]
         if any(busy(out / model.name) for model in run):
             time.sleep(WAIT)  # another process measures them
@@ -102,14 +106,15 @@ def _made(
     return {model.name: read_side(out / model.name) for model in models}
 
 
-def _whole(path: Path, model: Model, prompts: int) -> bool:
-    """Whether a result is of this very model and so many prompts."""
+def _whole(path: Path, model: Model, prompts: PromptSet) -> bool:
+    """Whether a result is of this very model and these prompts."""
     try:
         made = load(path).generation
     except UserError:
         return False
-    wanted = json.loads(json.dumps({"name": model.name, "domain": model.domain, **model.identity}))
-    return bool(made.get("model") == wanted and made.get("prompts", {}).get("n") == prompts)
+    wanted = json.loads(json.dumps({"name": model.name, "domain": model.domain, **model_identity(model)}))
+    there = {key: value for key, value in made.get("model", {}).items() if key != "path"}
+    return there == wanted and same_prompts(made, prompts)
 
 
 #: Values of one metric by prompt id, one mapping a training seed.

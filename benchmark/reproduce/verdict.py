@@ -8,8 +8,9 @@ tests show it, so the p-value is the larger one. With one training seed there is
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from scipy import special
@@ -25,10 +26,11 @@ ROUNDING = 1e-9
 
 @dataclass(frozen=True)
 class Lead:
-    """By how much the first model leads the second, on the metric's scale: the mean, Student's 95 % interval over
-    prompts (None for fewer than two), `d` (the mean over the standard deviation of the prompts; None where nothing
-    spreads), and both p-values."""
+    """By how much the first model leads the second, on the metric's scale: the mean over `n` prompts, Student's 95 %
+    interval over them (None for fewer than two), `d` (the mean over the standard deviation of the prompts; None where
+    nothing spreads), and both p-values."""
 
+    n: int
     mean: float
     interval: stats.Interval | None
     d: float | None
@@ -56,10 +58,11 @@ class Finding:
 def lead(differences: np.ndarray) -> Lead:
     """Of paired differences (training seeds, prompts), positive where the first model leads; without any, nothing."""
     if differences.size == 0:
-        return Lead(0.0, None, None, None, None)
+        return Lead(0, 0.0, None, None, None, None)
     prompts, seeds = differences.mean(0), differences.mean(1)
     spread = prompts.std(ddof=1) if len(prompts) > 1 else 0.0
     return Lead(
+        n=len(prompts),
         mean=float(differences.mean()),
         interval=stats.t_interval(prompts),
         d=float(differences.mean() / spread) if spread > 0 else None,
@@ -111,3 +114,19 @@ def decide(leads: Sequence[Lead], reasons: Sequence[str], looks: int = 1) -> lis
             reason = f"adjusted p above {ALPHA}"
         found.append(Finding(one, adjusted, verdict, reason))
     return found
+
+
+def ratios(
+    values: Mapping[str, Sequence[float]], pairs: Sequence[tuple[str, str]], on: str, *, less: bool = False
+) -> list[dict[str, Any]]:
+    """Whether the first of each pair has more of a positive quantity than the second, or with `less` less of it, where
+    each model has one value a training seed, the same seeds in all: Student's test of the logarithms, paired by seed,
+    adjusted by Holm over the pairs. `ratio` is of geometric means, the larger that is to be over the smaller."""
+    logs = {label: np.log(row) for label, row in values.items()}
+    leads = [np.atleast_1d((logs[b] - logs[a]) if less else (logs[a] - logs[b])) for a, b in pairs]
+    p_values = [t_test(one) if len(one) > 1 else 1.0 for one in leads]
+    judged = []
+    for (first, second), one, step in zip(pairs, leads, stats.holm(p_values, ALPHA), strict=True):
+        named = {"ordering": f"{first} > {second}", "on": on, "ratio": float(np.exp(one.mean()))}
+        judged.append(named | {"p": step.adjusted, "verdict": outcome(float(one.mean()), step.adjusted)})
+    return judged

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..frechet import NAME as FRECHET
+from ..paired import FLOW_FLOOR
 from ..report import grid
 from ..sides import Side
 from . import verdict
@@ -57,12 +58,14 @@ def orderings(judged: Sequence[Judged]) -> str:
     """The orderings as a Markdown table; nothing where there are none."""
     if not judged:
         return ""
-    head = ("ordering", "on", "lead (95 % over prompts)", "d", "p over prompts", "p over training seeds", "p, Holm", "")
+    head = ["ordering", "on", "prompts", "lead (95 % over prompts)", "d"]
+    head += ["p over prompts", "p over training seeds", "p, Holm", ""]
     rows = []
     for one in judged:
         found = one.finding
         why = f"**{found.verdict}**" + (f" ({found.reason})" if found.reason else "")
-        cells = [f"{one.more} > {one.less}", one.metric, effect(one.metric, found.lead), _number(found.lead.d)]
+        cells = [f"{one.more} > {one.less}", one.metric, found.lead.n]
+        cells += [effect(one.metric, found.lead), _number(found.lead.d)]
         cells += [_number(found.lead.over_prompts), _number(found.lead.over_seeds), _number(found.adjusted), why]
         rows.append(cells)
     return grid(head, rows) + "\n"
@@ -87,11 +90,13 @@ def settings(done: Sequence[Done], work: Work) -> str:
     near, far = 100 * verdict.WITHIN, 100 * verdict.OF_BASE
     return f"""## How to read it
 
-Lead: positive where the first has more, on the metric's own terms (similarity: less of it; flow: a ratio). d: the mean
-lead over its standard deviation between prompts. An ordering holds where both a test over prompts (sign flip, training
-seeds averaged) and one over training seeds (Student's, prompts averaged) show it, the larger p adjusted by Holm over
-the metric's orderings; it does not hold where they show the reverse; else it is undecided. Diversity and motion are
-compared at equal fidelity alone: within {near:.0f} points of each other, and within {far:.0f} of the base.
+The means above are arithmetic, over all samples that have a value. Lead: positive where the first has more, on the
+metric's own terms (similarity: less of it; flow: the ratio of geometric means, under {FLOW_FLOOR:g} as that), over the
+prompts that have a value in every training seed of both: `flow_read` has none for a clip in which no object is legible.
+d: the mean lead over its standard deviation between prompts. An ordering holds where both a test over prompts (sign
+flip, training seeds averaged) and one over training seeds (Student's, prompts averaged) show it, the larger p adjusted
+by Holm over the metric's orderings; it does not hold where they show the reverse; else it is undecided. Diversity and
+motion are compared at equal fidelity alone: within {near:.0f} points of each other, and within {far:.0f} of the base.
 
 ## What was run
 

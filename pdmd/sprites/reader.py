@@ -16,6 +16,8 @@ from scipy import ndimage
 
 from pdmd.sprites import world
 
+#: Under which results name it; one that reads otherwise needs another name ("... (reader-2)"), and new baselines.
+NAME = "pdmd.sprites.reader"
 LEAST_AREA = 70.0  # pixels; the smallest object covers 221
 LEAST_OVERLAP = 0.6  # with the best template; under it, no shape is legible
 LEAST_FRAMES = 0.75  # share of frames in which the objects must be seen

@@ -153,7 +153,7 @@ def test_motion_gained_by_breaking_up_is_no_gain(old, tmp_path) -> None:
     assert any("fidelity failed" in note for note in made.notes)
 
 
-def test_without_fidelity_the_gate_fails_unless_the_file_says_otherwise(tmp_path) -> None:
+def test_without_fidelity_the_gate_fails_unless_that_is_accepted(tmp_path) -> None:
     values = {"optical_flow_dis": flow(1)["optical_flow_dis"]}
     old, new = write(tmp_path / "a", values), write(tmp_path / "b", values)
     made = compare(old, new)
@@ -162,6 +162,9 @@ def test_without_fidelity_the_gate_fails_unless_the_file_says_otherwise(tmp_path
     gates = tmp_path / "g.toml"
     gates.write_text("without_fidelity = true\n[gate.optical_flow_dis]\nmargin = 0.2\n")
     assert compare(old, new, gates).passed
+    words = ["compare", str(old), str(new)]
+    assert CliRunner().invoke(cli.app, words).exit_code == 1
+    assert CliRunner().invoke(cli.app, [*words, "--without-fidelity"]).exit_code == 0
     assert status(compare(write(tmp_path / "c", flow(1)), new, gates))["fidelity"] == FAILED  # the old one has it
 
 
@@ -265,6 +268,28 @@ def test_what_measures_something_else_is_refused_and_both_values_named(old, tmp_
         compare(old, new)
     assert all(text in str(caught.value) for text in says)
     assert "\n" not in str(caught.value)
+
+
+def test_other_noise_is_compared_on_demand_and_another_number_of_seeds_never(old, tmp_path) -> None:
+    def reseeded(made: dict[str, Any]) -> None:
+        made["generation"]["suite"]["seeds"] = [1]
+
+    def shift(rows: list[list[object]]) -> None:
+        for row in rows:
+            row[1] = int(str(row[1])) + 1
+
+    new = write(tmp_path / "new", flow(1), change=reseeded, rows=shift)
+    words = ["compare", str(old), str(new)]
+    assert isinstance(CliRunner().invoke(cli.app, words).exception, UserError)
+    assert CliRunner().invoke(cli.app, [*words, "--other-noise"]).exit_code == 0
+
+    def of(n: int) -> Path:
+        details = put("metrics", "0", "details")
+        return write(tmp_path / str(n), flow(1), change=lambda made: details(made, {"seeds_a_prompt": n}))
+
+    one, other = of(7), of(8)
+    with pytest.raises(UserError, match=r"number of seeds a prompt of fidelity differs, 7 in .*, 8 in"):
+        compare(one, other, same_noise=False)
 
 
 @pytest.mark.parametrize(

@@ -116,7 +116,8 @@ def test_every_file_is_there_and_the_numbers_agree(ran) -> None:
 
 
 def test_clips_are_read_whole_and_compared_by_their_middle_frames(tmp_path, make_renderer) -> None:
-    (path,) = run_suite(SUITE, [make_renderer("one")], tmp_path, clips=True, limit=2, quiet=True)
+    again = "pdmd bench --suite diversity --clips --limit 2"
+    (path,) = run_suite(SUITE, [make_renderer("one")], tmp_path, clips=True, limit=2, quiet=True, command=again)
     made, items = result.load(path), pd.read_csv(path.with_name("items.csv"))
     assert made.generation["media"]["frames"] is None
     assert set(items["frames"]) == {5}
@@ -127,7 +128,7 @@ def test_clips_are_read_whole_and_compared_by_their_middle_frames(tmp_path, make
     assert np.array_equal(diversity.read_image(kind, sample)[1], frames[2])
     assert not np.array_equal(frames[0], frames[2])
     (missing,) = (m for m in made.missing if m.metric == "dinov3_similarity")
-    assert "--suite diversity --clips --model" in missing.command
+    assert missing.command.endswith(f" && {again}")
 
 
 def test_without_weights_the_metric_is_missing_and_the_command_is_there(copy) -> None:

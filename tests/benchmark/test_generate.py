@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from tiny import wan
 
-from pdmd.benchmark.generate import Model, Sample, generate, read_manifest
+from pdmd.benchmark.generate import Model, Sample, generate, read_manifest, sample_identity
 from pdmd.benchmark.media import CODEC, LOSSLESS, Codec, read_video
 from pdmd.benchmark.shards import Shard
 from pdmd.benchmark.suites import PromptSet, get_suite, load_prompts
@@ -43,6 +43,24 @@ def test_a_second_run_makes_nothing(prompts, renderer, tmp_path) -> None:
     assert len(renderer.asked) == 8
     assert done == [(5, 5)]
     assert contents(tmp_path) == before
+
+
+def test_fewer_prompts_for_once_lose_no_sample(prompts, renderer, tmp_path) -> None:
+    whole = generate(SUITE, prompts, renderer, tmp_path)
+    few = replace(prompts, prompts=prompts.prompts[:2])
+    assert generate(SUITE, few, renderer, tmp_path) == whole[:2] == read_manifest(tmp_path / "manifest.jsonl")
+    (tmp_path / whole[4].file).write_bytes(b"changed meanwhile")
+    asked = len(renderer.asked)
+    assert generate(SUITE, prompts, renderer, tmp_path) == whole
+    assert read_manifest(tmp_path / "others.jsonl") == []
+    assert len(renderer.asked) == asked + 8  # of one that was changed, its batch
+
+
+def test_a_sample_is_its_model_s_wherever_that_lies(prompts, make_renderer) -> None:
+    here, there = make_renderer(), make_renderer()
+    here.identity["path"], there.identity["path"] = "runs/a", "/home/a"
+    keys = {sample_identity(model, prompts.prompts[0], 0, None, 8) for model in (here, there)}
+    assert len(keys) == 1
 
 
 def test_interruption_changes_nothing(prompts, make_renderer, tmp_path) -> None:

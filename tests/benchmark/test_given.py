@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path, PurePosixPath
 
@@ -14,7 +15,8 @@ import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
-from pdmd.benchmark import media, result
+from pdmd.benchmark import media, provenance, result
+from pdmd.benchmark.compare import compare
 from pdmd.benchmark.features.dis import Dis
 from pdmd.benchmark.given import match, named
 from pdmd.benchmark.motion import Motion
@@ -164,7 +166,7 @@ def test_without_prompts_each_file_is_an_item(odd, tmp_path) -> None:
     assert (made.metric("optical_flow_dis").n, made.expected) == (4, 6)
     assert not made.metric("optical_flow_dis").comparable_with_paper
     assert "no prompts are known" in next(m.reason for m in made.missing if m.metric == "fidelity")
-    assert all(m.command.endswith(f"--suite motion --media {odd}") for m in made.missing if m.metric != "fidelity")
+    assert all(m.command.endswith(provenance.command()) for m in made.missing if m.metric != "fidelity")
     assert "no prompts: each file is an item of its own" in (tmp_path / "out" / "report.md").read_text()
 
 
@@ -184,8 +186,15 @@ def test_images_of_several_seeds(tmp_path) -> None:
     assert made.metric("factor_diversity").details["seeds_a_prompt"] == 3
     found = match(folder, DIVERSITY, domain="open")  # the ids of both worlds are the same
     assert (found.prompts, found.seeds, len(found.samples)) == (21, 3, 6)
+    fewer = tmp_path / "fewer"
+    shutil.copytree(folder, fewer, ignore=shutil.ignore_patterns("*seed2*"))
+    (few,) = run_suite(DIVERSITY, [], tmp_path / "out", media=[fewer], domain="sprites", limit=2, quiet=True)
+    with pytest.raises(UserError, match=r"number of seeds a prompt of fidelity differs, 3 in .*, 2 in"):
+        compare(path, few, same_noise=False)
     for path in list(folder.iterdir()):
         path.rename(folder / path.name.replace("d", "cat ", 1))
+    found = match(folder, replace(DIVERSITY, frames=None))  # --clips: of these, too, seeds belong together
+    assert (found.prompts, found.seeds) == (2, 3)
     found = match(folder, DIVERSITY)
     assert {(s.id, s.seed) for s in found.samples} == {(f"cat 0{i}", seed) for i in (0, 1) for seed in range(3)}
     assert (found.domain, found.prompts, found.seeds) == ("none", 2, 3)
@@ -199,6 +208,18 @@ def test_a_folder_of_ours_scores_the_same_as_when_it_was_made(renderer, tmp_path
     assert theirs.metrics == ours.metrics
     assert theirs.generation["prompts"] == ours.generation["prompts"]
     assert theirs.expected == ours.expected == 4
+    (fewer,) = run_suite(MOTION, [], tmp_path / "fewer", media=[copy], limit=3, quiet=True)
+    assert (result.load(fewer).expected, result.load(fewer).generation["prompts"]["n"]) == (3, 3)
+    assert len(result.load(fewer).problems) == 0
+    own = tmp_path / "own.jsonl"
+    own.write_text('{"id": "m000", "text": "a red circle on sand"}\n')
+    for suite, said, options in (
+        (DIVERSITY, "of suite 'motion', not 'diversity'", {}),
+        (MOTION, "the prompts of .* are 'sprites'", {"domain": "open"}),
+        (MOTION, "are of other prompts", {"prompts": own}),
+    ):
+        with pytest.raises(UserError, match=said):
+            run_suite(suite, [], tmp_path / "other", media=[copy], quiet=True, **options)
 
 
 def test_bad_folders_end_in_one_line(odd, tmp_path) -> None:

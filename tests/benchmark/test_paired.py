@@ -71,6 +71,10 @@ def test_t_power_is_how_often_the_test_rejects() -> None:
     assert paired.t_power(spread, 0.0, alpha) == pytest.approx(alpha)
     assert paired.t_power(np.ones(5), 0.1, alpha) == 1
     assert paired.t_power(np.ones(5), 0.0, alpha) == 0
+    rounded = np.array([1.0, np.nextafter(1.0, 2.0), 1.0])  # a spread of rounding alone
+    assert paired.t_power(rounded, 0.1, alpha) == 1
+    assert paired.t_power(rounded, -0.1, alpha) == 0
+    assert paired.detectable(DIFFERENCE, rounded, np.ones(3), 0.05, alpha) == pytest.approx(0.05)
 
 
 def test_share_power_is_how_often_newcombe_s_bound_passes_the_margin() -> None:

@@ -168,6 +168,20 @@ def test_a_result_of_another_suite_is_not_written_over(ran, make_renderer) -> No
     assert (ran / "one" / "result.json").read_bytes() == before
 
 
+def test_an_older_joint_report_does_not_stand_for_this_run_s(ran, tmp_path, capsys) -> None:
+    one, two = (Path(shutil.copytree(ran / name, tmp_path / name)) for name in ("one", "two_*"))
+    (two / "media" / "m000-0.mp4").unlink()
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "report.md").write_text("an older run's")
+    run_suite(SUITE, [], tmp_path / "out", media=[one, two], quiet=True)
+    assert "two" in (tmp_path / "out" / "report.md").read_text()
+    record = two / "generation.json"
+    record.write_text(record.read_text().replace('"fps": "8"', '"fps": "9"'))
+    run_suite(SUITE, [], tmp_path / "out", media=[one, two], quiet=True)
+    assert "no joint report: not comparable: frames a second differs" in capsys.readouterr().err
+    assert not (tmp_path / "out" / "report.md").exists()
+
+
 def test_bad_input_stops_before_anything_is_made(make_renderer, tmp_path) -> None:
     def says(**options: object) -> str:
         models = options.pop("models", None) or [make_renderer()]

@@ -15,7 +15,7 @@ import scipy.linalg
 import torch
 from safetensors.torch import load_file
 
-from pdmd.benchmark import frechet, renders, result
+from pdmd.benchmark import frechet, provenance, renders, result
 from pdmd.benchmark.compare import compare
 from pdmd.benchmark.features.sprites import SEEN, SpritesEncoder
 from pdmd.benchmark.run import run_suite
@@ -208,7 +208,7 @@ def test_without_the_base_model_the_command_is_there(make_renderer, tmp_path) ->
     model.identity = {"kind": "student", "path": "runs/run/student"}
     (path,) = run_suite(get_suite("motion"), [model], tmp_path, limit=1, quiet=True)
     (missing,) = [m for m in result.load(path).missing if m.metric == "frechet_sprites"]
-    assert missing.command == "pdmd bench --suite motion --model runs/run/student --model sprites"
+    assert missing.command == f"{provenance.command()} --model sprites"
 
 
 def test_training_resumes_to_the_same_weights(tmp_path, monkeypatch) -> None:
