@@ -29,7 +29,7 @@ app = typer.Typer(
 def train(
     method: Annotated[str | None, typer.Option(help="dmd, few-step, sgts, phased or tdm.  \\[phased]")] = None,
     teacher: Annotated[
-        str | None, typer.Option(help="sprites, mixture, a diffusers folder or a hub id.  \\[sprites]")
+        str | None, typer.Option(help="sprites, sprites-i2v, mixture, a diffusers folder or a hub id.  \\[sprites]")
     ] = None,
     recipe: Annotated[
         Path | None, typer.Option(help="A TOML file of settings; the teacher's own where left out.")
@@ -38,7 +38,10 @@ def train(
         str | None, typer.Option(help="full, or lora: adapters on the teacher's weights.  \\[the recipe's]")
     ] = None,
     fake: Annotated[str | None, typer.Option(help="The same for the fake-score network F.  \\[the recipe's]")] = None,
-    set_: Annotated[list[str] | None, typer.Option("--set", help="key=value, over the recipe; repeatable.")] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="key=value, over the recipe; repeatable. (keys: README.md, pdmd/config.py)"),
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="The run's folder.  \\[runs/TEACHER-METHOD]")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out, to the same weights.")] = False,
 ) -> None:
@@ -102,7 +105,18 @@ def _train(
                 print(f"{where}; go on with: pdmd train --resume --out {run.folder}", file=sys.stderr)
             raise typer.Exit(INTERRUPTED) from None
     print(f"student: {written}")
-    print(f'next:    pdmd sample {run.folder} --prompt "..."   or   pdmd bench --suite motion --model {run.folder}')
+    for label, command in zip(("next:", "     "), _next(task.teacher, run.folder), strict=False):
+        print(f"{label}    pdmd {command}")
+
+
+def _next(teacher: Any, run: Path) -> list[str]:
+    """What a finished run is for, as far as its teacher can: commands after `pdmd`."""
+    if teacher.domain == "mixture":
+        return [f"sample {run} --prompt ''"]
+    image, frames = (" --image FILE", " --first-frames DIR") if teacher.first_frames else ("", "")
+    suite = "motion-i2v" if teacher.first_frames else "motion" if teacher.frames > 1 else "diversity"
+    more = frames if teacher.domain != "sprites" else ""
+    return [f'sample {run} --prompt "..."{image}', f"bench --suite {suite} --model {run}{more}"]
 
 
 @app.command()
@@ -110,7 +124,9 @@ def sample(
     model: Annotated[str, typer.Argument(help="A run's folder, a student's folder or a teacher.")],
     prompt: Annotated[str, typer.Option(help="What to show.")],
     image: Annotated[Path | None, typer.Option(help="The first frame, for an image-to-video model.")] = None,
-    seed: Annotated[list[int] | None, typer.Option(help="Repeatable; several give a contact sheet.  \\[0]")] = None,
+    seed: Annotated[
+        list[int] | None, typer.Option(min=0, max=2**62, help="Repeatable; several give a contact sheet.  \\[0]")
+    ] = None,
     out: Annotated[Path | None, typer.Option(help=".mp4, or .png for an image or a contact sheet.")] = None,
     frames: Annotated[int | None, typer.Option(help="1 makes an image.  \\[the model's own]")] = None,
     steps: Annotated[int | None, typer.Option(help="A teacher's sampling steps.")] = None,
@@ -121,6 +137,7 @@ def sample(
     """Make clips or images from a prompt."""
     from pdmd.benchmark.media import contact_sheet, read_video, write_png, write_video
     from pdmd.sample import load_model
+    from pdmd.starts import understood
     from pdmd.teachers import Pictured, compute_in
 
     seeds = seed or [0]
@@ -130,6 +147,8 @@ def sample(
     if loaded.first_frames != (image is not None):
         needs = "goes on from a first frame: give --image FILE" if loaded.first_frames else "takes no --image"
         raise UserError(f"model {loaded.name} {needs}")
+    if loaded.domain == "sprites":
+        understood([prompt], "--prompt")
     if image is not None:
         prompt = Pictured(prompt, read_video(image).frames[0])
     many = len(seeds) > 1

@@ -91,6 +91,8 @@ class Config:
             plan = make(**{k: v for k, v in options.items() if v is not None and k in takes})
         except ValueError as error:
             raise UserError(f"method {self.method}: {error}") from None
+        if self.generator_steps < len(plan.stages):
+            raise UserError(f"generator_steps {self.generator_steps} are fewer than the phases, {len(plan.stages)}")
         if self.early_steps * (len(plan.stages) - 1) >= self.generator_steps:
             raise UserError(f"early_steps {self.early_steps} leave none of {self.generator_steps} for the last phase")
         return with_options(plan, target=self.target, weight=self.weight, fits=self.fits, ema=self.ema)

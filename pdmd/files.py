@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import json
@@ -77,14 +78,16 @@ def write_text(path: Path, text: str) -> None:
 
 @contextlib.contextmanager
 def whole_folder(path: Path) -> Iterator[Path]:
-    """A temporary folder beside `path` to fill; it becomes `path`, unless something is there by then."""
+    """A temporary folder beside `path` to fill; it becomes `path`. Raises FileExistsError where something is there by
+    then."""
     part = path.with_name(f".{path.name}.part{os.getpid()}")
     shutil.rmtree(part, ignore_errors=True)
     try:
         part.mkdir(parents=True)
         yield part
-        if not path.exists():
-            part.rename(path)
+        if path.exists():
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
+        part.rename(path)
     finally:
         shutil.rmtree(part, ignore_errors=True)
 

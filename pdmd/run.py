@@ -1,6 +1,6 @@
 """A run's folder.
 
-config.json      the resolved configuration, with versions
+config.json      the resolved configuration, and what the run is made of: versions, the checksums of teacher and prompts
 metrics.jsonl    one row a generator step; health figures where they were taken; from step 100,000 on in
                  metrics-1.jsonl, from 200,000 on in metrics-2.jsonl, and so on
 tensorboard/     the same, as curves, with as many files
@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,8 @@ from pdmd.version import __version__
 
 #: Raised whenever a run folder's layout or meaning changes.
 VERSION = 1
+#: Whose versions a run notes: another one may make other roundings.
+LIBRARIES = ("torch", "diffusers", "peft", "numpy")
 #: Steps that a file of metrics, and of curves, holds.
 STEPS = 100_000
 
@@ -57,8 +60,7 @@ class Run:
         run = cls(folder, config)
         if (folder / "config.json").exists():
             raise taken
-        content = {"version": VERSION, "pdmd": __version__, "config": dataclasses.asdict(config)}
-        write_bytes(folder / "config.json", (json.dumps(content, indent=1) + "\n").encode())
+        run._write({"version": VERSION, "pdmd": __version__, "config": dataclasses.asdict(config)})
         return run
 
     @classmethod
@@ -68,14 +70,42 @@ class Run:
         path = folder / "config.json"
         try:
             content = parse_json(path.read_bytes())
-            version, values = content["version"], content["config"].items()
+            made_by, values = content["version"], content["config"].items()
         except OSError:
             raise UserError(f"{folder} is no run folder: it has no readable config.json") from None
         except (ValueError, KeyError, TypeError, AttributeError):
             raise UserError(f"{path} is damaged; start the run again with another --out") from None
-        if version != VERSION:
-            raise UserError(f"{folder} was made by a pdmd with run version {version}, this one reads {VERSION}")
+        if made_by != VERSION:
+            raise UserError(f"{folder} was made by a pdmd with run version {made_by}, this one reads {VERSION}")
         return cls(folder, from_dict(dict(values), str(path)))
+
+    def hold_to(self, teacher: dict[str, Any], prompts: str) -> list[str]:
+        """Note the identity of the run's teacher, the checksum of its prompts and versions in config.json; where they
+        are noted already, raise UserError for another teacher or other prompts, and return what to warn of: other
+        versions."""
+        if self._claim is None:
+            return []
+        content = parse_json((self.folder / "config.json").read_bytes())
+        own = {key: value for key, value in teacher.items() if key != "path"}
+        made_of = {"teacher": own, "prompts": prompts, "versions": {name: version(name) for name in LIBRARIES}}
+        made_of = json.loads(json.dumps(made_of))
+        begun = content.setdefault("made_of", made_of)
+        for what in ("teacher", "prompts"):
+            if begun.get(what) != made_of[what]:
+                raise UserError(
+                    f"{self.folder} was begun with other {what}, by the checksum in its config.json; bring back what "
+                    "has changed, or start the run again with another --out"
+                )
+        self._write(content)
+        before, now = begun.get("versions", {}), made_of["versions"]
+        return [
+            f"begun with {name} {before.get(name)}, this is {now[name]}: the run goes on, but not to the same last bit"
+            for name in LIBRARIES
+            if before.get(name) != now[name]
+        ]
+
+    def _write(self, content: dict[str, Any]) -> None:
+        write_bytes(self.folder / "config.json", (json.dumps(content, indent=1) + "\n").encode())
 
     def rewind(self, step: int) -> None:
         """Drop what was logged after a step, so that a resumed run logs what the uninterrupted one would."""
@@ -148,8 +178,3 @@ def newest_finished(root: Path = Path("runs")) -> Path | None:
     """The finished run that was finished last."""
     found = [path.parent for path in root.glob(f"*/{STUDENT}") if (path / "student.json").is_file()]
     return max(found, key=lambda p: (p / STUDENT / "student.json").stat().st_mtime, default=None)
-
-
-def summary(config: Config) -> dict[str, Any]:
-    """The settings that differ from the defaults, for a line on the screen."""
-    return {f.name: v for f in dataclasses.fields(config) if (v := getattr(config, f.name)) != f.default}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import partial
@@ -65,8 +66,19 @@ class Starts:
         read, path = read_pictured if self.teacher.first_frames else read_prompts, Path(self.config.prompts)
         texts = read(path)
         if self.teacher.domain == "sprites":
-            understood(texts, path)
+            understood(texts, f"prompts {path}")
         return texts
+
+    @property
+    def sha256(self) -> str:
+        """The checksum of all prompts, with their first frames."""
+        digest = hashlib.sha256()
+        for texts in self.texts.values():
+            for text in texts:
+                digest.update(f"{len(text)} {text}".encode())
+                if isinstance(text, Pictured):
+                    digest.update(text.image.tobytes())
+        return digest.hexdigest()
 
     def draw(self, state: State, stage: int, phase: Phase, frames: int, g: torch.Generator) -> tuple[Tensor, Cond]:
         """A batch of starts and conditions."""
@@ -115,7 +127,7 @@ def read_prompts(path: Path) -> list[str]:
     return [row["text"] for _, row in _rows(path, "text")] if path.suffix == ".jsonl" else _lines(path)
 
 
-def understood(texts: list[str], path: Path) -> None:
+def understood(texts: list[str], where: str) -> None:
     """Raises UserError, naming the prompt and the word, where one is not in the embedded world's words."""
     from pdmd.sprites import grammar
 
@@ -123,7 +135,7 @@ def understood(texts: list[str], path: Path) -> None:
         try:
             grammar.parse(text)
         except ValueError as error:
-            raise UserError(f"prompts {path}, prompt {i}: {error}") from None
+            raise UserError(f"{where}, prompt {i}: {error}") from None
 
 
 def _lines(path: Path) -> list[str]:

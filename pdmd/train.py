@@ -94,6 +94,9 @@ def train(run: Run, task: Task, resume: bool, report: Report, say: Say) -> Path:
     Raises Interrupted once the state is saved, and UserError for bad input or a number that is not finite.
     """
     with closing(run):
+        if parallel.rank() == 0:
+            for warning in run.hold_to(task.teacher.identity(), task.starts.sha256):
+                say(warning)
         return finish(task.teacher, run, task.plan, _train(run, task, resume, report, say))
 
 
@@ -211,5 +214,6 @@ def finish(teacher: Teacher, run: Run, plan: Plan, state: State) -> Path:
             teacher.save_student(experts, plan.grid, plan.experts, temporary)
             seal(temporary, CARD)
     except OSError as error:
-        raise UserError(f"cannot write {run.student}: {error.strerror}; make room and use --resume") from None
+        advice = "move it away" if isinstance(error, FileExistsError) else "make room"
+        raise UserError(f"cannot write {run.student}: {error.strerror}; {advice} and use --resume") from None
     return run.student

@@ -19,7 +19,7 @@ from pdmd.errors import UserError
 from pdmd.export import export
 from pdmd.flow import time_grid
 from pdmd.sample import load_model, noise
-from pdmd.teachers import load_teacher
+from pdmd.teachers import Compute, load_teacher
 from pdmd.teachers.qwen_image import pack
 from pdmd.teachers.students import ABOVE, bounds_of
 
@@ -32,7 +32,7 @@ def folders(tmp_path_factory) -> dict[str, Path]:
     return {name: make(root / name) for name, make in tiny.FAMILIES.items()}
 
 
-def student(folder: Path, phases: int, to: Path, kind: str = "lora") -> Path:
+def student(folder: Path, phases: int, to: Path, kind: str = "lora", change: float = 0.1) -> Path:
     """A student's folder as a finished run writes it: adapters of another random B each, or whole networks."""
     settings = (f"phases={phases}", f"student={kind}", "student_rank=2", "fake=lora")
     teacher, config = load_teacher(str(folder)), make_config("phased", str(folder), None, settings)
@@ -41,7 +41,7 @@ def student(folder: Path, phases: int, to: Path, kind: str = "lora") -> Path:
     g = torch.Generator().manual_seed(0)
     for net in experts:
         for p in net.parameters():
-            p.data.add_(0.1 * torch.randn(p.shape, generator=g))
+            p.data.add_(change * torch.randn(p.shape, generator=g))
     to.mkdir(parents=True)
     teacher.save_student(experts, plan.grid, plan.experts, to)
     return to
@@ -195,6 +195,22 @@ def test_an_image_to_video_student_leaves_in_both_forms(tmp_path, form):
         latents=noise(model.teacher, [3], 5), **model.teacher.stock_arguments,
     )[0]  # fmt: skip
     torch.testing.assert_close(theirs, expected[:1], rtol=0, atol=1e-4)
+
+
+def test_adapters_are_merged_before_anything_is_rounded(folders, tmp_path):
+    """In bfloat16 a base rounded first would swallow a small change, which is what a short distillation is."""
+    run = student(folders["wan2.1"], 2, tmp_path / "student", change=1e-3)
+    for name in ("float32", "bfloat16"):
+        export(str(run), tmp_path / name, compute=Compute(name))
+    for expert in ("transformer", "transformer_2"):
+        whole, short = (
+            load_file(next((tmp_path / name / expert).glob("*.safetensors"))) for name in ("float32", "bfloat16")
+        )
+        assert all(torch.equal(short[key], x.to(short[key].dtype)) for key, x in whole.items())
+    as_teacher = load_teacher(str(run), compute=Compute("bfloat16"))
+    assert as_teacher.pipeline.transformer is as_teacher.experts[0]
+    ours = as_teacher.experts[1].state_dict()
+    assert all(torch.equal(ours[key], x) for key, x in short.items())
 
 
 def test_what_is_exported_trains_and_is_measured(folders, tmp_path, cli):

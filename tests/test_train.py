@@ -80,6 +80,34 @@ def test_a_longer_second_phase_leaves_the_first_expert_as_it_is(whole, tmp_path)
         make_config("phased", "mixture", None, ("early_steps=6", "generator_steps=6"))
 
 
+def test_a_run_goes_on_with_what_it_was_begun_with_alone(tmp_path):
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("one\ntwo\n")
+    run = run_once(tmp_path / "run", f"prompts={prompts}", stop_at=3)
+    path, said = run.folder / "config.json", []
+
+    def resume() -> Path:
+        return train(Run.reopen(run.folder), prepare(run.config), True, lambda *_: None, said.append)
+
+    prompts.write_text("one\nthree\n")
+    with pytest.raises(UserError, match="was begun with other prompts"):
+        resume()
+    prompts.write_text("one\ntwo\n")
+    begun = json.loads(path.read_text())
+    other = begun["made_of"] | {"teacher": begun["made_of"]["teacher"] | {"std": 0.3}}
+    path.write_text(json.dumps(begun | {"made_of": other}))
+    with pytest.raises(UserError, match="was begun with other teacher"):
+        resume()
+    older = begun["made_of"] | {"versions": begun["made_of"]["versions"] | {"torch": "1.0"}}
+    path.write_text(json.dumps(begun | {"made_of": older}))
+    run.student.mkdir()
+    with pytest.raises(UserError, match=r"cannot write .*student: File exists; move it away"):
+        resume()
+    run.student.rmdir()
+    assert resume() == run.student
+    assert said[0].startswith("begun with torch 1.0, this is ")
+
+
 def test_another_seed_is_another_run(whole, tmp_path):
     assert weights(run_once(tmp_path / "run", "ema=0.9", "seed=1")) != weights(whole)
 
@@ -161,6 +189,8 @@ BAD = {
     "taken": (["train", "--teacher", "mixture", "--out", "plain"], "already exists"),
     "unfinished": (["sample", "begun", "--prompt", "x"], "is not finished"),
     "suffix": (["sample", "mixture", "--prompt", "x", "--out", "x.gif"], "needs .png"),
+    "no step for a phase": (["train", "--set", "generator_steps=1"], "generator_steps 1 are fewer than the phases, 2"),
+    "prompt's word": (["sample", "sprites", "--prompt", "a blue dog"], "the embedded world has no word 'dog'"),
     "suite": (["bench", "--suite", "motoin"], "motion"),
     "weights": (["bench", "--weights", "raft"], "expected NAME=FILE"),
 }

@@ -24,7 +24,7 @@ from pdmd.embeddings import Embeddings, lack, load_encoder
 from pdmd.errors import UserError, first_line
 from pdmd.files import check_seal, parse_json
 from pdmd.teachers import Compute, Weights, check_device, load_teacher
-from pdmd.teachers.lora import plain
+from pdmd.teachers.lora import in_dtype, plain
 from pdmd.teachers.pipeline import PipelineTeacher, folder_sha256
 from pdmd.teachers.qwen_image import QwenImage
 from pdmd.teachers.settings import read_settings
@@ -149,15 +149,21 @@ def _merged(
     embeddings: Path | None,
     compute: Compute | None,
 ) -> PipelineTeacher:
-    """A LoRA student as a teacher: its experts whole."""
-    base = _base(folder, described, embeddings, compute)
-    experts = [plain(net) for net in attach(base, folder, described)]
+    """A LoRA student as a teacher: its experts whole, merged in float32."""
+    compute = compute or Compute()
+    check_device(compute.device)
+    base = _base(folder, described, embeddings, Compute())
+    dtype = getattr(torch, compute.dtype)
+    experts = [in_dtype(plain(net), dtype) for net in attach(base, folder, described)]
+    base.pipeline.transformer = experts[0]  # the base's own are no longer needed
+    if getattr(base.pipeline, "transformer_2", None) is not None:
+        base.pipeline.transformer_2 = experts[-1]
     teacher = type(base)(base.pipeline, folder.name, folder, student_settings(base.settings, described["grid"]))
     teacher.spec, teacher.embeddings = str(folder.resolve()), base.embeddings
     if guidance is not None:
         teacher.guidance = guidance
     teacher.take(experts, bounds_of(described["grid"], described["experts"]))
-    teacher.run_as(base.compute)
+    teacher.run_as(compute)
     return teacher
 
 

@@ -118,6 +118,15 @@ def plain(net: nn.Module) -> nn.Module:
     return made
 
 
+def in_dtype(net: Any, dtype: torch.dtype) -> nn.Module:
+    """A network's weights in a dtype, as diffusers' `from_pretrained` has them in it."""
+    keep = net._keep_in_fp32_modules or ()
+    for name, p in net.named_parameters():
+        if not any(part in keep for part in name.split(".")):
+            p.data = p.data.to(dtype)
+    return net
+
+
 @contextmanager
 def switched(layers: Collection[LoraLayer], name: str | None) -> Iterator[None]:
     """An adapter, or none, is on in these layers; then what was on before is on again."""

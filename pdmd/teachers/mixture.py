@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from pdmd.errors import UserError
 from pdmd.files import parse_json
-from pdmd.flow import score_from_velocity, time_grid, x0_from_velocity
+from pdmd.flow import score_from_velocity, time_grid
 from pdmd.teachers import Lora
 
 #: Least variance of x_t about a mode, where a mixture of points is asked for its velocity near t = 0.
@@ -132,10 +132,6 @@ class Mixture:
         posterior = (w.log() - off.pow(2).sum(-1) / (2 * c[..., 0])).softmax(-1)
         v = (t - (1 - t) * self.std**2) / c * off - means
         return (posterior[..., None] * v).sum(1)
-
-    def posterior_mean(self, x: Tensor, t: Tensor) -> Tensor:
-        """E[x0 | x_t = x], (n, d)."""
-        return x0_from_velocity(x, self.exact_velocity(x, t), t)
 
     def score(self, x: Tensor, t: Tensor) -> Tensor:
         """The gradient of log p_t at x, (n, d), t > 0."""
