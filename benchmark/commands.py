@@ -54,6 +54,9 @@ def bench(
     ] = "pdmd",
     steps: Annotated[int | None, typer.Option(help="A teacher's sampling steps.")] = None,
     guidance: Annotated[float | None, typer.Option(help="A teacher's guidance weight w.")] = None,
+    negative_prompt: Annotated[
+        str | None, typer.Option(help="What that goes away from.  \\[the family's own, mostly empty]")
+    ] = None,
     batch_size: Annotated[int, typer.Option(help="Samples made at once; another number changes roundings.")] = 8,
     clips: Annotated[
         bool, typer.Option("--clips", help="For diversity: clips, not images; pairs are of their middle frames.")
@@ -87,8 +90,8 @@ def bench(
         raise UserError("--clips is for --suite diversity; the other suites are of clips")
     if domain and not media:
         raise UserError("--domain says whose prompts --media shows; there is no --media")
-    if media and (steps, guidance) != (None, None):
-        raise UserError("--steps and --guidance are how a teacher samples; --media is made already")
+    if media and (steps, guidance, negative_prompt) != (None, None, None):
+        raise UserError("--steps, --guidance, --negative-prompt: a teacher samples by them; --media is made already")
     if batch_size < 1:
         raise UserError(f"--batch-size {batch_size}: at least one sample is made at once")
     compute, shard, command = compute_in(device, dtype), shards.from_environment(), provenance.command()
@@ -99,7 +102,7 @@ def bench(
         if shard.rank == 0:
             print(f"benchmarking {model[0]} ({'the newest finished run' if newest else 'no finished run in runs/'})")
     files = {name: Path(file) for name, file in (_pair(text) for text in weights or [])}
-    models = [load_model(name, steps=steps, guidance=guidance, compute=compute) for name in model or []]
+    models = [load_model(name, steps, guidance, compute, negative_prompt) for name in model or []]
     if action:
         _prepare_i2v(models[0], prompts, limit, out or Path("bench/first-frames"), batch_size, quiet, shard)
         return

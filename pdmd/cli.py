@@ -131,6 +131,9 @@ def sample(
     frames: Annotated[int | None, typer.Option(help="1 makes an image.  \\[the model's own]")] = None,
     steps: Annotated[int | None, typer.Option(help="A teacher's sampling steps.")] = None,
     guidance: Annotated[float | None, typer.Option(help="A teacher's guidance weight w.")] = None,
+    negative_prompt: Annotated[
+        str | None, typer.Option(help="What that goes away from.  \\[the family's own, mostly empty]")
+    ] = None,
     device: Annotated[str, typer.Option(help="Where networks run, in torch's names: cpu, cuda, cuda:1.")] = "cpu",
     dtype: Annotated[str, typer.Option(help="Of their matrix products: float32 or bfloat16.")] = "float32",
 ) -> None:
@@ -143,7 +146,7 @@ def sample(
     seeds = seed or [0]
     if frames is not None and frames < 1:
         raise UserError(f"--frames {frames}: a clip has at least one frame")
-    loaded = load_model(model, steps, guidance, compute_in(device, dtype))
+    loaded = load_model(model, steps, guidance, compute_in(device, dtype), negative_prompt)
     if loaded.first_frames != (image is not None):
         needs = "goes on from a first frame: give --image FILE" if loaded.first_frames else "takes no --image"
         raise UserError(f"model {loaded.name} {needs}")

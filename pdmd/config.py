@@ -65,6 +65,7 @@ class Config:
     beta2: float = 0.999
     guidance: float | None = None  # the teacher's weight w
     guidance_2: float | None = None  # its low-noise expert's, beside guidance; none: the same
+    negative_prompt: str | None = None  # what guidance goes away from
     image_every: int = 4  # every n-th step on single frames; 0: never
     prompts: str = ""  # a file: one prompt a line, or .jsonl of {"text", "image"}; empty: the teacher's own
     prompt_count: int = 2048  # how many of the teacher's own

@@ -21,8 +21,8 @@ def export(
 ) -> Path:
     """Write the student of a run, or of a student's folder, into the new folder `to`; `tables` are Markdown for the
     model card. All is loaded in float32, adapters are merged in it on the device of `compute`, and whole experts
-    written in its dtype, rounded once, but for the layers that diffusers keeps in float32. Raises UserError for what is no
-    student of a pipeline, and for LoRA files of whole networks."""
+    written in its dtype, rounded once, but for the layers that diffusers keeps in float32. Raises UserError for what
+    is no student of a pipeline, and for LoRA files of whole networks."""
     from pdmd.teachers.lora import Adapted, in_dtype, plain
     from pdmd.teachers.pipeline import PipelineTeacher
 

@@ -42,19 +42,30 @@ def noise(teacher: Teacher, seeds: Sequence[int], frames: int) -> Tensor:
 
 
 @torch.no_grad()
-def guided_flow(teacher: Teacher, x: Tensor, cond: Cond, grid: Sequence[float]) -> Tensor:
-    """Euler steps of the teacher's guided flow over the grid, x at grid[0] to x at grid[-1]."""
+def guided_flow(teacher: Teacher, x: Tensor, cond: Cond, grid: Sequence[float], settle: bool = False) -> Tensor:
+    """Euler steps of the teacher's guided flow over the grid, x at grid[0] to x at grid[-1]. With `settle` its
+    networks change places on the device where the next one's turn comes, not for each step."""
     for t, s in pairwise(grid):
+        if settle:
+            teacher.settle((), (), t)
         x = euler(x, teacher.guided(x, x.new_full((len(x),), t), cond), t, s)
     return x
 
 
 @torch.no_grad()
 def expert_flow(
-    teacher: Teacher, nets: Sequence[nn.Module], steps: Sequence[int], x: Tensor, cond: Cond, grid: Sequence[float]
+    teacher: Teacher,
+    nets: Sequence[nn.Module],
+    steps: Sequence[int],
+    x: Tensor,
+    cond: Cond,
+    grid: Sequence[float],
+    settle: bool = False,
 ) -> Tensor:
-    """Euler steps over the grid, each by its expert, without guidance."""
+    """Euler steps over the grid, each by its expert, without guidance; `settle` as of `guided_flow`."""
     for t, s, k in zip(grid, grid[1:], steps, strict=False):
+        if settle:
+            teacher.settle([nets[k]], nets)
         x = euler(x, teacher.velocity(nets[k], x, x.new_full((len(x),), t), cond), t, s)
     return x
 
@@ -88,7 +99,7 @@ class Guided:
 
     def latents(self, prompts: Sequence[str], seeds: Sequence[int], frames: int | None) -> Tensor:
         x = noise(self.teacher, seeds, frames or self.teacher.frames)
-        return guided_flow(self.teacher, x, self.teacher.encode(prompts), self.teacher.grid(self.steps))
+        return guided_flow(self.teacher, x, self.teacher.encode(prompts), self.teacher.grid(self.steps), True)
 
     def generate(self, prompts: Sequence[str], seeds: Sequence[int], frames: int | None) -> np.ndarray:
         """Pixels, uint8 (n, frames, H, W, 3)."""
@@ -118,7 +129,7 @@ class Student:
 
     def latents(self, prompts: Sequence[str], seeds: Sequence[int], frames: int | None) -> Tensor:
         x = noise(self.teacher, seeds, frames or self.teacher.frames)
-        return expert_flow(self.teacher, self.experts, self.steps, x, self.teacher.encode(prompts), self.grid)
+        return expert_flow(self.teacher, self.experts, self.steps, x, self.teacher.encode(prompts), self.grid, True)
 
     def generate(self, prompts: Sequence[str], seeds: Sequence[int], frames: int | None) -> np.ndarray:
         """Pixels, uint8 (n, frames, H, W, 3)."""
@@ -126,7 +137,11 @@ class Student:
 
 
 def load_model(
-    spec: str, steps: int | None = None, guidance: float | None = None, compute: Compute | None = None
+    spec: str,
+    steps: int | None = None,
+    guidance: float | None = None,
+    compute: Compute | None = None,
+    negative_prompt: str | None = None,
 ) -> Model:
     """A model by name: a run's folder, a student's folder, or a teacher (embedded, folder or hub id), run as `compute`
     says.
@@ -141,10 +156,13 @@ def load_model(
         if (path / "config.json").is_file() and not (folder / "student.json").is_file():
             raise UserError(f"run {path} is not finished; go on with: pdmd train --resume --out {path}")
         if (folder / "student.json").is_file():
-            if steps is not None or guidance is not None:
-                raise UserError(f"{path} is a student: its steps are fixed and it takes no guidance")
+            if (steps, guidance, negative_prompt) != (None, None, None):
+                raise UserError(
+                    f"{path} is a student: its steps are fixed, and it takes no guidance or negative prompt"
+                )
             return _student(folder, path.name, compute or Compute())
-    return Guided(load_teacher(spec, guidance, compute=compute), steps, compute)
+    teacher = load_teacher(spec, guidance, compute=compute, negative_prompt=negative_prompt)
+    return Guided(teacher, steps, compute)
 
 
 def _student(folder: Path, name: str, compute: Compute) -> Student:

@@ -39,10 +39,11 @@ from pdmd.plan import Plan
 from pdmd.starts import Starts
 from pdmd.state import State, generator
 from pdmd.step import fit_fake, update_generator
-from pdmd.teachers import Compute, Cond, Teacher, load_teacher
+from pdmd.teachers import Compute, Cond, Teacher
 from pdmd.teachers.lora import Adapted
 from pdmd.teachers.settings import Settings
 from pdmd.teachers.wan import Wan
+from pdmd.train import teacher_of
 
 #: (shape of x, whether it carries gradient, the network; none: the guided teacher)
 Call = tuple[tuple[int, ...], bool, nn.Module | None]
@@ -273,7 +274,7 @@ def main() -> None:
     if args.family:
         teacher: Teacher = random_teacher(args.family, args.size, config.compute)
     else:
-        teacher = load_teacher(config.teacher, config.weights, config.embeddings_folder, config.compute)
+        teacher = teacher_of(config, config.compute)
     rows = measure(config, teacher, args.repeats)
     for row in rows:
         print("  ".join(f"{name} {value:.3g}" for name, value in row.items()))

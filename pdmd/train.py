@@ -23,7 +23,7 @@ from pdmd.run import Run
 from pdmd.starts import Starts
 from pdmd.state import State, generator, stage_of
 from pdmd.step import NotFinite, finite, fit_fake, update_generator
-from pdmd.teachers import CARD, Teacher, load_teacher
+from pdmd.teachers import CARD, Compute, Teacher, load_teacher
 
 #: (step, total, stage, figures of the step); called after every generator step.
 Report = Callable[[int, int, int, dict[str, float]], None]
@@ -66,7 +66,7 @@ def prepare(config: Config) -> Task:
     room.check(config)
     plan = config.plan()
     with parallel.in_turn():
-        teacher = load_teacher(config.teacher, config.weights, config.embeddings_folder, config.compute)
+        teacher = teacher_of(config, config.compute)
         teacher.shape(teacher.frames)
         starts = Starts(teacher, config, plan)
     if config.context > 1:
@@ -74,6 +74,11 @@ def prepare(config: Config) -> Task:
     for net in getattr(teacher, "experts", ()):
         shards.shard(net, teacher.device)
     return Task(plan, teacher, starts)
+
+
+def teacher_of(config: Config, compute: Compute) -> Teacher:
+    """A configuration's teacher, run as `compute` says."""
+    return load_teacher(config.teacher, config.weights, config.embeddings_folder, compute, config.negative_prompt)
 
 
 def check_tokens(teacher: Teacher, config: Config, kinds: list[bool]) -> None:
@@ -204,8 +209,7 @@ def finish(teacher: Teacher, run: Run, plan: Plan, state: State) -> Path:
         weights = [shards.weights_of(net) for net in experts]
         if parallel.rank() > 0:
             return run.student
-        compute = replace(run.config.compute, device="cpu")
-        teacher = load_teacher(run.config.teacher, run.config.weights, run.config.embeddings_folder, compute)
+        teacher = teacher_of(run.config, replace(run.config.compute, device="cpu"))
         experts = states.first_experts(teacher, run.config, plan)
         for net, kept in zip(experts, weights, strict=True):
             net.load_state_dict(kept)

@@ -38,6 +38,30 @@ def test_a_model_runs_in_bfloat16_and_says_so(folder, tmp_path, kind):
     assert half.identity == model.identity | {"dtype": "bfloat16"}  # the default says nothing, as ever
 
 
+@pytest.mark.parametrize("kind", ["teacher", "full", "lora"])
+def test_experts_change_places_once_in_a_sample(tmp_path, monkeypatch, kind):
+    """Never both on the device, and none moved for each of its steps."""
+    spec = tiny.wan(tmp_path / "two", boundary=0.8, guidance=[4.0, 2.0], steps=6)
+    if kind != "teacher":
+        teacher, spec = load_teacher(str(spec)), tmp_path / "student"
+        spec.mkdir()
+        lora = {1.0: Lora("first", 2, 2, 0), 0.5: Lora("second", 2, 2, 0)} if kind == "lora" else {}
+        nets = [teacher.network(t, lora.get(t)) for t in (1.0, 0.5)]
+        teacher.save_student(nets, (1.0, 0.9, 0.8, 0.4, 0.0), (0, 0, 1, 1), spec)
+    model = load_model(str(spec))
+    expected, own = model.latents(PROMPTS, [0, 1], None), model.teacher.experts
+    apart = Apart(monkeypatch)
+    apart.move(own[0], WAITING)  # the first sample has ended with the second one on the device
+    nets = own if kind == "teacher" else list(dict.fromkeys((*own, *model.experts)))
+    if kind == "lora":
+        apart.move(model.experts[0], WAITING)
+    for _ in range(2):
+        apart.moves.clear()
+        assert torch.equal(model.latents(PROMPTS, [0, 1], None), expected)
+        assert len(apart.moves) == 2 * len(nets)
+        assert [apart.place(net).type == "cpu" for net in own] == [False, True]
+
+
 @pytest.mark.parametrize("command", ["sample", "bench", "export"])
 def test_what_cannot_be_run_is_one_line(folder, tmp_path, refused, command):
     words = {

@@ -23,9 +23,9 @@ from pdmd.export import export
 from pdmd.flow import time_grid
 from pdmd.run import Run
 from pdmd.sample import Guided, load_model, noise
-from pdmd.teachers import families, load_teacher
+from pdmd.teachers import Compute, families, load_teacher
 from pdmd.teachers.qwen_image import pack
-from pdmd.train import prepare, train
+from pdmd.train import prepare, teacher_of, train
 
 PROMPTS = [tiny.pictured(text) for text in ("a red circle", "two small blue squares moving left")]
 METHODS = [("dmd", ()), ("few-step", ()), ("sgts", ()), ("tdm", ()), ("phased", ()), ("phased", ("phases=4",))]
@@ -209,6 +209,33 @@ def test_the_weights_of_guidance_can_be_set_for_each_expert(folders):
         load_teacher(str(folders["wan2.1"]), config.weights)
     with pytest.raises(UserError, match="set guidance as well"):
         _ = make_config(None, two, None, ("guidance_2=5.0",)).weights
+
+
+def test_guidance_goes_away_from_the_negative_prompt(family, folder, tmp_path):
+    """From that of the folder's pdmd.json, or of the run; the family's own is no other model."""
+    plain = load_model(str(folder))
+    own = plain.teacher.settings.negative_prompt
+    latents = plain.latents(PROMPTS, [0, 1], None)
+    same = load_model(str(folder), negative_prompt=own)
+    assert torch.equal(same.latents(PROMPTS, [0, 1], None), latents)
+    assert same.identity == plain.identity
+    other = load_model(str(folder), negative_prompt="a cross")
+    assert not torch.equal(other.latents(PROMPTS, [0, 1], None), latents)
+    assert other.identity == plain.identity | {"negative_prompt": "a cross"}
+    copy = Path(shutil.copytree(folder, tmp_path / "copy"))
+    settings = json.loads((copy / "pdmd.json").read_text())
+    (copy / "pdmd.json").write_text(json.dumps(settings | {"negative_prompt": "a cross"}))
+    config = make_config(None, str(folder), None, ("negative_prompt=a cross", f"embeddings={tmp_path / 'kept'}"))
+    for teacher in (load_teacher(str(copy)), teacher_of(config, Compute())):
+        made = Guided(teacher)
+        torch.testing.assert_close(made.latents(PROMPTS, [0, 1], None), other.latents(PROMPTS, [0, 1], None))
+    if family == "wan2.1":
+        teacher, cond = other.teacher, other.teacher.encode(PROMPTS)
+        x, t, net = noise(teacher, [0, 1], 5), torch.tensor([0.5, 0.7]), other.teacher.experts[0]
+        v, away = (teacher.velocity(net, x, t, c) for c in (cond, teacher.encode(["a cross"] * 2)))
+        torch.testing.assert_close(teacher.guided(x, t, cond), away + teacher.weights[0] * (v - away))
+    with pytest.raises(UserError, match="takes no negative prompt"):
+        load_teacher("mixture", negative_prompt="a cross")
 
 
 def test_embeddings_are_kept_and_the_text_encoder_leaves_memory(family, folder, tmp_path, monkeypatch):

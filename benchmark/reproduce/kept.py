@@ -10,7 +10,9 @@ import dataclasses
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
+from pdmd.config import Config
 from pdmd.errors import UserError
 from pdmd.files import SUMS, changed, parse_json, whole_folder, write_sums
 
@@ -31,6 +33,11 @@ def settings(work: Work, student: Student) -> dict[str, object]:
     """Every setting of a student's training, as JSON gives it back."""
     found: dict[str, object] = json.loads(json.dumps(dataclasses.asdict(student.config(work))))
     return found
+
+
+def with_defaults(kept: dict[str, Any]) -> dict[str, Any]:
+    """A record, its settings with the defaults of those that have come since."""
+    return kept | {"settings": json.loads(json.dumps(dataclasses.asdict(Config()))) | kept["settings"]}
 
 
 def record(work: Work, student: Student) -> dict[str, object]:
@@ -62,5 +69,5 @@ def find(work: Work, samples: str, student: Student, prompts: PromptSet) -> Side
     if bad := changed(place / SUMS):
         raise UserError(f"{bad} is not as it was written; delete {place} to measure the student again")
     side = read_side(place)
-    same = parse_json((place / STUDENT).read_bytes()) == record(work, student)
+    same = with_defaults(parse_json((place / STUDENT).read_bytes())) == record(work, student)
     return side if same and same_prompts(side.result.generation, prompts) else None

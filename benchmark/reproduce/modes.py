@@ -24,7 +24,7 @@ from .. import provenance
 from ..report import grid
 from .intervals import FOUR
 from .intervals import ROWS as INTERVALS
-from .kept import settings
+from .kept import settings, with_defaults
 from .phases import BOUNDARY, COUNT
 from .table import BASE
 from .target import ROWS as TARGETS
@@ -129,7 +129,7 @@ def kept(work: Work, student: Student) -> Modes | None:
     """What was found of a student of these settings, on whatever machine."""
     if not (path := place(work, student)).is_file():
         return None
-    content = parse_json(path.read_bytes())
+    content = with_defaults(parse_json(path.read_bytes()))
     if content["settings"] != settings(work, student):
         return None
     return Modes(**content["modes"] | {"shares": tuple(content["modes"]["shares"])})

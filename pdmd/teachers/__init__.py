@@ -133,15 +133,18 @@ class Teacher(Protocol):
         """A fresh trainable network that starts as the teacher: as its expert for noise level t, where it
         has several. With `lora` an adapter on the teacher's own weights, else a copy of them."""
 
-    def settle(self, nets: Sequence[nn.Module], others: Sequence[nn.Module], t: float) -> None:
-        """Keep networks on the device, and the teacher's own for noise level t; the others, and the rest of the
-        teacher's own, wait on the CPU and come to the device only while they run."""
+    def settle(self, nets: Sequence[nn.Module], others: Sequence[nn.Module], t: float | None = None) -> None:
+        """Keep networks on the device, and the teacher's own for a noise level t, where one is given; the others, and
+        the rest of the teacher's own, wait on the CPU and come to the device only while they run."""
 
     def velocity(self, net: nn.Module, x: Tensor, t: Tensor, cond: Any) -> Tensor:
         """A network's velocity at x (n, ...) and t (n,), float32."""
 
     def guided(self, x: Tensor, t: Tensor, cond: Any) -> Tensor:
         """The teacher's own velocity, guided as its family guides, float32, without gradient."""
+
+    def avoid(self, prompt: str) -> None:
+        """Guide away from this prompt in place of the family's own. Raises UserError where nothing is guided."""
 
     def encode(self, prompts: Sequence[str]) -> Any:
         """The prompts' conditions (a `Cond`), a row a prompt."""
@@ -192,15 +195,26 @@ EMBEDDED: dict[str, Callable[[Weights | None, Compute], Teacher]] = {
 
 
 def load_teacher(
-    spec: str, guidance: Weights | None = None, embeddings: Path | None = None, compute: Compute | None = None
+    spec: str,
+    guidance: Weights | None = None,
+    embeddings: Path | None = None,
+    compute: Compute | None = None,
+    negative_prompt: str | None = None,
 ) -> Teacher:
     """A teacher by embedded name, or from a folder in the diffusers format, or by hub id.
 
-    `guidance` replaces the teacher's own weight w. With `embeddings`, a teacher that is not embedded keeps
-    its prompts' in that folder, and its text encoder in memory only to make them. Raises UserError for
-    what is none of these.
+    `guidance` replaces the teacher's own weight w, `negative_prompt` what that goes away from. With `embeddings`, a
+    teacher that is not embedded keeps its prompts' in that folder, and its text encoder in memory only to make them.
+    Raises UserError for what is none of these.
     """
     compute = compute or Compute()
+    teacher = _load(spec, guidance, embeddings, compute)
+    if negative_prompt is not None:
+        teacher.avoid(negative_prompt)
+    return teacher
+
+
+def _load(spec: str, guidance: Weights | None, embeddings: Path | None, compute: Compute) -> Teacher:
     if spec in EMBEDDED:
         return EMBEDDED[spec](guidance, compute)
     if not Path(spec).exists() and spec.count("/") != 1:

@@ -171,7 +171,7 @@ class Mixture:
             raise UserError("teacher mixture takes no LoRA: leave student and fake at full")
         return copy.deepcopy(_fitted(self))
 
-    def settle(self, nets: Sequence[nn.Module], others: Sequence[nn.Module], t: float) -> None:
+    def settle(self, nets: Sequence[nn.Module], others: Sequence[nn.Module], t: float | None = None) -> None:
         """All of it is small."""
 
     def velocity(self, net: nn.Module, x: Tensor, t: Tensor, cond: Tensor) -> Tensor:
@@ -181,6 +181,9 @@ class Mixture:
     def guided(self, x: Tensor, t: Tensor, cond: Tensor) -> Tensor:
         """The exact velocity: without conditions there is nothing to guide."""
         return self.exact_velocity(x, t)
+
+    def avoid(self, prompt: str) -> None:
+        raise UserError("teacher mixture has no conditions and takes no negative prompt")
 
     def encode(self, prompts: Sequence[str]) -> Tensor:
         return torch.zeros(len(prompts), 1, 1)

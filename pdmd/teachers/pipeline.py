@@ -7,6 +7,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from functools import cached_property
 from importlib.resources import files
 from pathlib import Path
@@ -52,8 +53,6 @@ class PipelineTeacher(ABC):
     licence: ClassVar[str] = "apache-2.0"
     #: Whether its prompts are `Pictured`: a first frame with each.
     first_frames: ClassVar[bool] = False
-    #: The prompt that the family guides away from.
-    no_prompt: ClassVar[str] = ""
     #: The side of the square of pixels that becomes one token: heights and widths are multiples of it.
     multiple: int
 
@@ -91,6 +90,15 @@ class PipelineTeacher(ABC):
             raise UserError(f"teacher {self.name} takes {n} guidance weight{'s' * (n > 1)}, got {len(w)}")
         self.weights: list[float] = w
 
+    @property
+    def no_prompt(self) -> str:
+        """The prompt that guidance goes away from."""
+        return self.settings.negative_prompt
+
+    def avoid(self, prompt: str) -> None:
+        self.settings = replace(self.settings, negative_prompt=prompt)
+        self.__dict__.pop("_no_prompt", None)
+
     def run_as(self, compute: Compute) -> None:
         """Run this teacher's networks, and those made of them from now on, in this way."""
         self.compute, self.device = compute, torch.empty(0, device=compute.device).device
@@ -99,9 +107,10 @@ class PipelineTeacher(ABC):
             self._prepare(net)
         self.experts[0].to(self.device)  # others wait on the CPU
 
-    def settle(self, nets: Sequence[nn.Module], others: Sequence[nn.Module], t: float) -> None:
+    def settle(self, nets: Sequence[nn.Module], others: Sequence[nn.Module], t: float | None = None) -> None:
         if parallel.size() == 1:  # else all are shared out over the devices
-            residence.settle([*nets, self.owner(t)], [*self.experts, *others], self.device)
+            own = [] if t is None else [self.owner(t)]
+            residence.settle([*nets, *own], [*self.experts, *others], self.device)
 
     def _prepare(self, net: Any) -> nn.Module:
         """A whole network with what it has of its own to be run as `compute` says."""
@@ -245,7 +254,9 @@ class PipelineTeacher(ABC):
         return folder_sha256(self.folder)
 
     def identity(self) -> dict[str, Any]:
-        return {"kind": "teacher", "family": self.family, "path": str(self.folder), "sha256": self._sha256}
+        own = self.no_prompt == self.defaults(self.pipeline).negative_prompt
+        made = {"kind": "teacher", "family": self.family, "path": str(self.folder), "sha256": self._sha256}
+        return made if own else made | {"negative_prompt": self.no_prompt}
 
     def scheduler(self, grid: Sequence[float]) -> Any:
         """A scheduler that gives the stock pipeline this grid at its number of steps: here for a pipeline that

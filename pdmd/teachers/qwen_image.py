@@ -24,7 +24,9 @@ LONGEST_PROMPT = 512
 ENCODED_AT_ONCE = 64
 #: The side of the square of latent pixels that the pipeline packs into one token.
 PATCH = 2
-DEFAULTS = Settings(domain="open", frames=1, fps=1, height=1024, width=1024, guidance=4.0, steps=50)
+DEFAULTS = Settings(
+    domain="open", frames=1, fps=1, height=1024, width=1024, guidance=4.0, steps=50, negative_prompt=" "
+)
 
 
 @dataclass(frozen=True)
@@ -75,7 +77,6 @@ class QwenImage(PipelineTeacher):
         r"transformer_blocks\.\d+\."
         r"(attn\.(to_(q|k|v|out\.0)|add_(q|k|v)_proj|to_add_out)|(img|txt)_mlp\.net\.(0\.proj|2))"
     )
-    no_prompt = " "  # an empty one is not the family's
 
     def __init__(self, pipeline: Any, name: str, folder: Path, settings: Settings) -> None:
         """Raises UserError for a pipeline whose parts do not fit together."""

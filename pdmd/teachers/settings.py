@@ -18,7 +18,7 @@ class Settings:
 
     `domain` names the prompts it understands; a clip has `frames` of `height` x `width` pixels at `fps`;
     `guidance` is its weight w, one an expert or one for all; `steps` those of its own sampling, over a grid of
-    the time shift `shift`; 0: the scheduler's own.
+    the time shift `shift`; 0: the scheduler's own; `negative_prompt` is what guidance goes away from.
     """
 
     domain: str
@@ -29,6 +29,7 @@ class Settings:
     guidance: Weights
     steps: int
     shift: float = 0.0
+    negative_prompt: str = ""
 
 
 def read_settings(folder: Path, settings: Settings) -> Settings:
@@ -50,6 +51,6 @@ def read_settings(folder: Path, settings: Settings) -> Settings:
             raise UserError(f"{path}: {key} = {value!r} is of the wrong kind")
         numbers, low = value if isinstance(value, list) else [value], key in ("frames", "fps", "height", "width")
         right = all(isinstance(n, (int, float)) and not isinstance(n, bool) and low <= n < 10**6 for n in numbers)
-        if key != "domain" and not (right and numbers):
+        if not isinstance(value, str) and not (right and numbers):
             raise UserError(f"{path}: {key} = {value!r} is out of range")
     return replace(settings, **given)

@@ -48,7 +48,7 @@ from pdmd.sample import load_model
 from pdmd.sprites import grammar, reader, world
 from pdmd.sprites.prompts import held_out
 
-SMALL = ("generator_steps=2", "batch=2", "fits=1", "pool=2", "prompt_count=4", "probe_every=0")
+SMALL = ("generator_steps=4", "batch=2", "fits=1", "pool=2", "prompt_count=4", "probe_every=0")
 
 
 def made_up(mean: float, seeds: int = 3, prompts: int = 21, of_seeds: float = 0.0) -> np.ndarray:
