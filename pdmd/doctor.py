@@ -60,10 +60,8 @@ def _torchvision() -> str:
     import torch
     from torchvision.models.optical_flow import raft_large
 
-    missing = [name for name in ("nms",) if not torch._C._dispatch_has_kernel(f"torchvision::{name}")]
-    return f"{raft_large.__name__} imports" + (
-        "; its compiled operators do not load, and are not needed" if missing else ""
-    )
+    there = torch._C._dispatch_has_kernel("torchvision::nms")
+    return f"{raft_large.__name__} imports" + ("" if there else "; its compiled operators do not load; none is needed")
 
 
 def _teacher() -> str:
