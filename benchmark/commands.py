@@ -102,7 +102,10 @@ def bench(
         if shard.rank == 0:
             print(f"benchmarking {model[0]} ({'the newest finished run' if newest else 'no finished run in runs/'})")
     files = {name: Path(file) for name, file in (_pair(text) for text in weights or [])}
-    models = [load_model(name, steps, guidance, compute, negative_prompt) for name in model or []]
+    models = [
+        load_model(name, steps=steps, guidance=guidance, compute=compute, negative_prompt=negative_prompt)
+        for name in model or []
+    ]
     if action:
         _prepare_i2v(models[0], prompts, limit, out or Path("bench/first-frames"), batch_size, quiet, shard)
         return

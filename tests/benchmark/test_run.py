@@ -204,6 +204,6 @@ def test_a_teacher_is_sampled_with_the_steps_and_the_guidance_asked_for(tmp_path
     assert (made["steps"], made["guidance"]) == (2, 1.5)
     assert cli(*words, "--steps", 0) == 2
     assert "0 steps: sampling takes at least one" in capsys.readouterr().err
-    for option in ("--steps", "--guidance"):
+    for option in ("--steps", "--guidance", "--negative-prompt"):
         assert cli("bench", "--media", tmp_path / "sprites" / "media", option, 2) == 2
-        assert "--steps and --guidance are how a teacher samples" in capsys.readouterr().err
+        assert "--steps, --guidance, --negative-prompt: a teacher samples by them" in capsys.readouterr().err
