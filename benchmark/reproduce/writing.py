@@ -100,8 +100,8 @@ motion are compared at equal fidelity alone: within {near:.0f} points of each ot
 
 ## What was run
 
-Every student has the same budget, unless its row says otherwise: generator steps, fits of F, batch. Learning rates: {swept}
-({", ".join(f"{method} {lr:g}" for method, lr in rate.items())}).
+Every student has the same budget, unless its row says otherwise: generator steps, fits of F, batch. Learning rates:
+{swept} ({", ".join(f"{method} {lr:g}" for method, lr in rate.items())}).
 
 {chr(10).join(f"    {s.command(work)}" for s in students.values())}
 """
