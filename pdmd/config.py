@@ -37,6 +37,7 @@ class Config:
     interval: Interval | None = None  # phased and tdm
     target: Target | None = None
     weight: Weight | None = None
+    t_shift: float = 1.0  # of the noise levels t that F and the generator's gradient are taken at; 1: uniform
     fits: int | None = None  # F's fits to a generator step
     ema: float | None = None  # decay of the averaged generator; 0: none
     # What is trained: whole copies of the teacher's network, or LoRA adapters on its frozen weights.
@@ -96,7 +97,9 @@ class Config:
             raise UserError(f"generator_steps {self.generator_steps} are fewer than the phases, {len(plan.stages)}")
         if self.early_steps * (len(plan.stages) - 1) >= self.generator_steps:
             raise UserError(f"early_steps {self.early_steps} leave none of {self.generator_steps} for the last phase")
-        return with_options(plan, target=self.target, weight=self.weight, fits=self.fits, ema=self.ema)
+        return with_options(
+            plan, target=self.target, weight=self.weight, fits=self.fits, ema=self.ema, t_shift=self.t_shift
+        )
 
     @property
     def weights(self) -> Weights | None:
@@ -126,7 +129,7 @@ class Config:
 
 
 POSITIVE = frozenset(
-    "steps phases boundary shift generator_steps batch lr fake_lr prompt_count keep checkpoint_every "
+    "steps phases boundary shift t_shift generator_steps batch lr fake_lr prompt_count keep checkpoint_every "
     "accumulate context student_rank student_alpha fake_rank fake_alpha".split()
 )
 NOT_NEGATIVE = frozenset(

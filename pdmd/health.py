@@ -136,7 +136,7 @@ def fake_lag(
 ) -> float:
     """F's loss on fresh samples of the generator, the batch in `count` parts: how far it lags behind."""
     phase = plan.stages[stage][0]
-    drawn, nets = draw(phase, start, g), (state.expert.net, state.fake.net)
+    drawn, nets = draw(plan, phase, start, g), (state.expert.net, state.fake.net)
     losses = [
         share * fake_error(teacher, plan, phase, *nets, start, cond, drawn, rows)
         for rows, share in parts(len(start), count)

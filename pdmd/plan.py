@@ -61,7 +61,8 @@ class Phase:
 class Plan:
     """A method: phases, targets, weights. `interleaved` phases share the training steps, drawn at
     random, where others follow one another. `fits` is F's fits to a generator step; `ema` the decay of
-    the averaged generator that is handed on and exported, 0 for none."""
+    the averaged generator that is handed on and exported, 0 for none; `t_shift` the time shift of the noise levels t
+    that are drawn inside a phase's interval, 1 for uniform ones."""
 
     phases: tuple[Phase, ...]
     target: Target = "exact"
@@ -69,6 +70,7 @@ class Plan:
     interleaved: bool = False
     fits: int = 4
     ema: float = 0.0
+    t_shift: float = 1.0
 
     @property
     def grid(self) -> tuple[float, ...]:
@@ -173,5 +175,5 @@ METHODS: dict[str, Callable[..., Plan]] = {
 
 
 def with_options(plan: Plan, **options: object) -> Plan:
-    """The plan with some of target, weight, fits, ema replaced; None leaves a field as the method has it."""
+    """The plan with some of target, weight, fits, ema, t_shift replaced; None leaves a field as the method has it."""
     return replace(plan, **{k: v for k, v in options.items() if v is not None})  # type: ignore[arg-type]

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from pdmd import parallel, shards
-from pdmd.flow import renoise, x0_from_velocity
+from pdmd.flow import renoise, shift_time, x0_from_velocity
 from pdmd.loss import fake_loss, generator_gradient, normaliser, surrogate
 from pdmd.plan import Phase, Plan
 from pdmd.rollout import draw_stop, rollout
@@ -76,9 +76,11 @@ class Update:
     normaliser: Tensor
 
 
-def draw_t(phase: Phase, like: Tensor, generator: torch.Generator) -> Tensor:
-    """Noise levels (n,) beside x (n, ...), uniform over the phase's interval less a margin at either end."""
+def draw_t(plan: Plan, phase: Phase, like: Tensor, generator: torch.Generator) -> Tensor:
+    """Noise levels (n,) beside x (n, ...), over the phase's interval less a margin at either end: uniform, or shifted
+    towards its noisy end."""
     u = torch.rand(len(like), generator=generator, device=generator.device).to(like.device)
+    u = shift_time(u, plan.t_shift)
     return phase.low + (phase.high - phase.low) * (T_MARGIN + (1 - 2 * T_MARGIN) * u)
 
 
@@ -87,9 +89,9 @@ def draw_noise(like: Tensor, generator: torch.Generator) -> Tensor:
     return torch.randn(like.shape, generator=generator, device=generator.device).to(like.device)
 
 
-def draw(phase: Phase, like: Tensor, generator: torch.Generator) -> Draw:
+def draw(plan: Plan, phase: Phase, like: Tensor, generator: torch.Generator) -> Draw:
     """All that is random in a batch, whatever parts it is computed in."""
-    return Draw(draw_stop(phase, generator), draw_t(phase, like, generator), draw_noise(like, generator))
+    return Draw(draw_stop(phase, generator), draw_t(plan, phase, like, generator), draw_noise(like, generator))
 
 
 def parts(n: int, count: int) -> list[tuple[slice, float]]:
@@ -129,7 +131,7 @@ def fit_fake(
     count: int = 1,
 ) -> Tensor:
     """One fit of F to the generator's distribution, the batch in `count` parts; returns the loss."""
-    drawn, made = draw(phase, start, generator), []
+    drawn, made = draw(plan, phase, start, generator), []
 
     def losses() -> Iterator[Tensor]:
         for rows, share in parts(len(start), count):
@@ -155,7 +157,7 @@ def update_generator(
     """One step of the generator down the gradient of the reverse KL between its diffused samples and
     the teacher's, the batch in `count` parts: rollout with gradient where the phase says, renoise, T (guided) and F
     without."""
-    drawn, gradients, normalisers = draw(phase, start, generator), [], []
+    drawn, gradients, normalisers = draw(plan, phase, start, generator), [], []
 
     def losses() -> Iterator[Tensor]:
         for rows, share in parts(len(start), count):

@@ -173,7 +173,7 @@ def test_experts_of_the_teacher_take_turns_and_gradients_stay(tmp_path, monkeypa
 
             patch.setattr(residence, "visiting", counted)
             phase, x, cond = plan.phases[0], noise(teacher, range(4), 5), teacher.encode(["a cross"] * 4)
-            t = step.draw(phase, x, states.generator(0)).t
+            t = step.draw(plan, phase, x, states.generator(0)).t
             assert len({bool(one < teacher.bounds[0]) for one in t}) == 2
             g = states.generator(0)
             step.update_generator(teacher, plan, phase, state.expert, state.fake.net, x, cond, g, 2)

@@ -1,6 +1,7 @@
 """One training step of any method, and short trainings on the mixture, which knows the truth."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -127,7 +128,7 @@ def test_fits_lower_the_loss_on_fresh_draws():
     x = draw_noise(torch.empty(BATCH, 2), rng(2))
 
     def error() -> float:
-        return float(fake_error(TEACHER, plan, phase, expert, fake.net, x, COND, draw(phase, x, rng(7))).detach())
+        return float(fake_error(TEACHER, plan, phase, expert, fake.net, x, COND, draw(plan, phase, x, rng(7))).detach())
 
     before = error()
     for k in range(60):
@@ -137,13 +138,19 @@ def test_fits_lower_the_loss_on_fresh_draws():
 
 @pytest.mark.parametrize("method", METHODS)
 def test_t_is_drawn_inside_the_phases_interval(method):
-    for phase in METHODS[method]().phases:
-        t = draw_t(phase, torch.empty(4000, 2), rng())
+    plan = METHODS[method]()
+    for phase in plan.phases:
+        t = draw_t(plan, phase, torch.empty(4000, 2), rng())
         margin = T_MARGIN * (phase.high - phase.low)
         assert t.min() >= phase.low + margin - 1e-6
         assert t.max() <= phase.high - margin + 1e-6
         middle = (phase.low + phase.high) / 2
         assert abs(float(t.mean()) - middle) < 0.03 * (phase.high - phase.low)
+        shifted = draw_t(replace(plan, t_shift=5.0), phase, torch.empty(4000, 2), rng())
+        u = (t - phase.low - margin) / (phase.high - phase.low - 2 * margin)
+        again = (shifted - phase.low - margin) / (phase.high - phase.low - 2 * margin)
+        torch.testing.assert_close(again, 5 * u / (1 + 4 * u))  # the same draws, nearer to noise
+        assert shifted.max() <= phase.high - margin + 1e-6
 
 
 def test_noise_is_the_generators_own():
