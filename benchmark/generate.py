@@ -28,7 +28,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from pdmd.errors import UserError
-from pdmd.files import PART, parse_json, sha256, write_text
+from pdmd.files import PART, parse_json, sha256, without_path, write_text
 
 from .media import CODEC, Codec, as_fraction, codec_record, inside, read_video, write_png, write_video
 from .shards import ALONE, Shard
@@ -75,17 +75,12 @@ class Sample:
     identity: str | None = None
 
 
-def model_identity(model: Model) -> dict[str, Any]:
-    """What a model is, wherever it lies: its identity without the path."""
-    return {key: value for key, value in model.identity.items() if key != "path"}
-
-
 def sample_identity(
     model: Model, prompt: Prompt, seed: int, frames: int | None, batch_size: int, codec: Codec = CODEC
 ) -> str:
     """Hash of everything a sample is a function of: model, prompt, first frame, seed, settings."""
     asked = [prompt.id, prompt.text, seed, frames, batch_size, codec_record(codec)]
-    what = [model_identity(model), float(model.fps), *asked]
+    what = [without_path(model.identity), float(model.fps), *asked]
     if prompt.first_frame:
         what.append(prompt.first_frame.sha256)
     return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()

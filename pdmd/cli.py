@@ -105,18 +105,19 @@ def _train(
                 print(f"{where}; go on with: pdmd train --resume --out {run.folder}", file=sys.stderr)
             raise typer.Exit(INTERRUPTED) from None
     print(f"student: {written}")
-    for label, command in zip(("next:", "     "), _next(task.teacher, run.folder), strict=False):
-        print(f"{label}    pdmd {command}")
+    print("next:   ", "\n         ".join(_next(task.teacher, run.folder)))
 
 
 def _next(teacher: Any, run: Path) -> list[str]:
-    """What a finished run is for, as far as its teacher can: commands after `pdmd`."""
+    """What a finished run is for, as far as its teacher can: commands."""
+    sample = f'pdmd sample {run} --prompt "..."'
     if teacher.domain == "mixture":
-        return [f"sample {run} --prompt ''"]
-    image, frames = (" --image FILE", " --first-frames DIR") if teacher.first_frames else ("", "")
-    suite = "motion-i2v" if teacher.first_frames else "motion" if teacher.frames > 1 else "diversity"
-    more = frames if teacher.domain != "sprites" else ""
-    return [f'sample {run} --prompt "..."{image}', f"bench --suite {suite} --model {run}{more}"]
+        return [sample]
+    if teacher.first_frames:
+        frames = "" if teacher.domain == "sprites" else " --first-frames DIR"
+        return [f"{sample} --image FILE", f"pdmd bench --suite motion-i2v --model {run}{frames}"]
+    suite = "motion" if teacher.frames > 1 else "diversity"
+    return [sample, f"pdmd bench --suite {suite} --model {run}"]
 
 
 @app.command()

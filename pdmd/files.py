@@ -10,7 +10,7 @@ import json
 import os
 import shutil
 import tomllib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import zip_longest
 from pathlib import Path
 from typing import IO, Any
@@ -160,6 +160,11 @@ def _below(folder: Path, *but: str) -> list[str]:
 def sums(folder: Path, names: Iterable[str]) -> str:
     """A line a file, as `sha256sum` does."""
     return "".join(f"{sha256(folder / name)}  {name}\n" for name in names)
+
+
+def without_path(identity: Mapping[str, Any]) -> dict[str, Any]:
+    """What a model is, wherever it lies: its identity without the path."""
+    return {key: value for key, value in identity.items() if key != "path"}
 
 
 def parse_json(text: str | bytes) -> Any:

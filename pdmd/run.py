@@ -24,7 +24,7 @@ from torch.utils.tensorboard import SummaryWriter
 from pdmd import parallel
 from pdmd.config import Config, from_dict
 from pdmd.errors import UserError
-from pdmd.files import LOCK, PART, claim, parse_json, write_bytes
+from pdmd.files import LOCK, PART, claim, parse_json, without_path, write_bytes
 from pdmd.sample import STUDENT
 from pdmd.version import __version__
 
@@ -83,25 +83,25 @@ class Run:
         """Note the identity of the run's teacher, the checksum of its prompts and versions in config.json; where they
         are noted already, raise UserError for another teacher or other prompts, and return what to warn of: other
         versions."""
-        if self._claim is None:
-            return []
         content = parse_json((self.folder / "config.json").read_bytes())
-        own = {key: value for key, value in teacher.items() if key != "path"}
-        made_of = {"teacher": own, "prompts": prompts, "versions": {name: version(name) for name in LIBRARIES}}
+        versions = {name: version(name) for name in LIBRARIES}
+        made_of = {"teacher": without_path(teacher), "prompts": prompts, "versions": versions}
         made_of = json.loads(json.dumps(made_of))
-        begun = content.setdefault("made_of", made_of)
+        begun = content.get("made_of")
+        if begun is None:
+            self._write(content | {"made_of": made_of})
+            return []
         for what in ("teacher", "prompts"):
             if begun.get(what) != made_of[what]:
                 raise UserError(
                     f"{self.folder} was begun with other {what}, by the checksum in its config.json; bring back what "
                     "has changed, or start the run again with another --out"
                 )
-        self._write(content)
-        before, now = begun.get("versions", {}), made_of["versions"]
+        before = begun.get("versions", {})
         return [
-            f"begun with {name} {before.get(name)}, this is {now[name]}: the run goes on, but not to the same last bit"
-            for name in LIBRARIES
-            if before.get(name) != now[name]
+            f"begun with {name} {before.get(name)}, this is {now}: the run goes on, but not to the same last bit"
+            for name, now in versions.items()
+            if before.get(name) != now
         ]
 
     def _write(self, content: dict[str, Any]) -> None:

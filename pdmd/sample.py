@@ -99,7 +99,7 @@ class Guided:
 
     def latents(self, prompts: Sequence[str], seeds: Sequence[int], frames: int | None) -> Tensor:
         x = noise(self.teacher, seeds, frames or self.teacher.frames)
-        return guided_flow(self.teacher, x, self.teacher.encode(prompts), self.teacher.grid(self.steps), True)
+        return guided_flow(self.teacher, x, self.teacher.encode(prompts), self.teacher.grid(self.steps), settle=True)
 
     def generate(self, prompts: Sequence[str], seeds: Sequence[int], frames: int | None) -> np.ndarray:
         """Pixels, uint8 (n, frames, H, W, 3)."""
@@ -129,7 +129,9 @@ class Student:
 
     def latents(self, prompts: Sequence[str], seeds: Sequence[int], frames: int | None) -> Tensor:
         x = noise(self.teacher, seeds, frames or self.teacher.frames)
-        return expert_flow(self.teacher, self.experts, self.steps, x, self.teacher.encode(prompts), self.grid, True)
+        return expert_flow(
+            self.teacher, self.experts, self.steps, x, self.teacher.encode(prompts), self.grid, settle=True
+        )
 
     def generate(self, prompts: Sequence[str], seeds: Sequence[int], frames: int | None) -> np.ndarray:
         """Pixels, uint8 (n, frames, H, W, 3)."""

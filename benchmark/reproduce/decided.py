@@ -13,7 +13,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from pdmd.files import parse_json, write_text, write_whole
+from pdmd.files import parse_json, without_path, write_text, write_whole
 from pdmd.flow import renoise
 from pdmd.plan import Plan
 from pdmd.sample import Guided, guided_flow, pixels
@@ -21,7 +21,6 @@ from pdmd.sprites import grammar, reader
 
 from .. import stats
 from ..diversity import CLIP_VALUES
-from ..generate import model_identity
 from ..report import grid
 from ..suites import get_suite, load_prompts
 from .freeze import APART
@@ -40,7 +39,7 @@ Found = dict[str, dict[str, Any]]
 def more(done: Sequence[Done], work: Work) -> tuple[str, dict[str, Any]]:
     """The shares by level as Markdown, for JSON, and as a picture beside the table's."""
     model, path = base(work, work.teacher), work.out / "results" / f"{NAME}.json"
-    identity = model_identity(model)
+    identity = without_path(model.identity)
     made_of = json.loads(json.dumps({"model": identity, "limit": work.limit, "levels": LEVELS}))
     kept = parse_json(path.read_bytes()) if path.is_file() else {}
     if kept.get("of") != made_of:

@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 
 from pdmd.errors import UserError
+from pdmd.files import without_path
 from pdmd.sample import Guided, Model, load_model
 from pdmd.teachers import load_teacher
 
 from .. import sides
-from ..generate import model_identity
 from ..paired import RATIO, Scale, scale_of
 from ..result import kind, load
 from ..run import run_suite
@@ -112,9 +112,8 @@ def _whole(path: Path, model: Model, prompts: PromptSet) -> bool:
         made = load(path).generation
     except UserError:
         return False
-    wanted = json.loads(json.dumps({"name": model.name, "domain": model.domain, **model_identity(model)}))
-    there = {key: value for key, value in made.get("model", {}).items() if key != "path"}
-    return there == wanted and same_prompts(made, prompts)
+    wanted = json.loads(json.dumps({"name": model.name, "domain": model.domain, **without_path(model.identity)}))
+    return without_path(made.get("model", {})) == wanted and same_prompts(made, prompts)
 
 
 #: Values of one metric by prompt id, one mapping a training seed.

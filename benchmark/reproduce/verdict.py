@@ -120,8 +120,9 @@ def ratios(
     values: Mapping[str, Sequence[float]], pairs: Sequence[tuple[str, str]], on: str, *, less: bool = False
 ) -> list[dict[str, Any]]:
     """Whether the first of each pair has more of a positive quantity than the second, or with `less` less of it, where
-    each model has one value a training seed, the same seeds in all: Student's test of the logarithms, paired by seed,
-    adjusted by Holm over the pairs. `ratio` is of geometric means, the larger that is to be over the smaller."""
+    each model has one value a training seed, the same seeds in all, or one value in all: Student's test of the
+    logarithms, paired by seed, adjusted by Holm over the pairs. `ratio` is of geometric means, the one that is to be
+    larger over the other."""
     logs = {label: np.log(row) for label, row in values.items()}
     leads = [np.atleast_1d((logs[b] - logs[a]) if less else (logs[a] - logs[b])) for a, b in pairs]
     p_values = [t_test(one) if len(one) > 1 else 1.0 for one in leads]
