@@ -19,11 +19,11 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from pdmd.files import write_text, write_whole
+from pdmd.media import codec_record, read_video, write_video
 from pdmd.sprites import world
 
 from . import metrics
 from .features.dis import Dis
-from .media import codec_record, read_video, write_video
 from .provenance import commit_text
 from .report import grid
 

@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from pdmd.files import write_text
+from pdmd.media import CODEC, LOSSLESS, Codec, codec_record, read_video, write_video
 from pdmd.sprites import grammar, world
 
 from . import frechet, stats
@@ -25,7 +26,6 @@ from .diversity import Diversity, read_images
 from .features.dis import Dis
 from .features.sprites import SpritesEncoder
 from .generate import Sample
-from .media import CODEC, LOSSLESS, Codec, codec_record, read_video, write_video
 from .motion import Clip, score_clip
 from .pairs import sprites_metrics
 from .provenance import commit_text

@@ -14,10 +14,10 @@ import cv2
 import numpy as np
 
 from pdmd.errors import UserError
+from pdmd.media import Video, inside, read_video, write_video
 
 from .features.dis import Dis
 from .markup import data_uri, relative_url
-from .media import Video, inside, read_video, write_video
 from .sides import Side
 
 EMBED_LIMIT = 20_000_000  # bytes of a page's media, all together; above it they are linked

@@ -16,11 +16,11 @@ import numpy as np
 
 from pdmd.errors import UserError
 from pdmd.files import claim, sha256
+from pdmd.media import inside, read_video
 from pdmd.sprites import grammar, world
 
 from .generate import BATCH_SIZE, Model, Sample, generate, read_manifest
 from .given import media_files, named
-from .media import inside, read_video
 from .shards import ALONE, Shard
 from .suites import FirstFrame, Prompt, PromptSet, Suite
 

@@ -29,8 +29,8 @@ import numpy as np
 
 from pdmd.errors import UserError
 from pdmd.files import PART, parse_json, sha256, without_path, write_text
+from pdmd.media import CODEC, Codec, as_fraction, codec_record, inside, read_video, write_png, write_video
 
-from .media import CODEC, Codec, as_fraction, codec_record, inside, read_video, write_png, write_video
 from .shards import ALONE, Shard
 from .suites import Prompt, PromptSet, Suite, first_frames_record, prompts_record
 

@@ -20,9 +20,9 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from pdmd.errors import UserError
+from pdmd.media import IMAGES, VIDEOS, Facts, inside, probe
 
 from .generate import Sample, read_manifest, read_record
-from .media import IMAGES, VIDEOS, Facts, inside, probe
 from .result import NO_PROMPTS
 from .suites import Prompt, PromptSet, Suite, first_frames_record, load_prompts, prompts_record
 

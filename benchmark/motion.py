@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pdmd.errors import UserError, suggest
+from pdmd.media import Video, read_video
 from pdmd.sprites import reader
 
 from . import frechet, metrics, pictures
@@ -21,7 +22,6 @@ from .features.dis import Dis
 from .features.flow import FlowEstimator
 from .features.sprites import SpritesEncoder
 from .generate import Sample
-from .media import Video, read_video
 from .result import KINDS, Metric, Missing, no_fidelity, summarise
 from .score import Item, Media, Scored, Track, fidelity, overlapped
 

@@ -12,9 +12,9 @@ from matplotlib.figure import Figure
 
 from pdmd.errors import UserError
 from pdmd.files import write_whole
+from pdmd.media import contact_sheet, inside, read_video
 
 from .markup import visible
-from .media import contact_sheet, inside, read_video
 from .result import kind
 from .score import Item, PromptScore
 

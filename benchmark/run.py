@@ -15,13 +15,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from pdmd.errors import UserError
 from pdmd.files import claim, write_text
+from pdmd.media import CODEC, LOSSLESS, Codec
 
 from . import diversity, frechet, motion, pairs, provenance, report, result, several
 from .features import weights as weights_files
 from .first_frames import FOLDER, check, with_first_frames
 from .generate import BATCH_SIZE, Model, generate, read_manifest, read_record
 from .given import Given, match
-from .media import CODEC, LOSSLESS, Codec
 from .page import results_page
 from .result import Result
 from .score import Media, Scored, Scorer, items_csv, prompts_csv

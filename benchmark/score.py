@@ -18,11 +18,11 @@ import numpy as np
 
 from pdmd.errors import UserError
 from pdmd.files import sha256
+from pdmd.media import Video, inside, read_video
 from pdmd.sprites import grammar, reader
 
 from . import metrics
 from .generate import Sample
-from .media import Video, inside, read_video
 from .result import Metric, Missing
 
 T = TypeVar("T")

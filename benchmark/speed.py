@@ -30,9 +30,10 @@ import torch
 import torchvision
 from torchvision.models.optical_flow import raft_large
 
+from pdmd import media
 from pdmd.errors import UserError
 
-from . import media, metrics
+from . import metrics
 from .features.flow import MIN_SIDE
 from .features.lpips import LEAST_SIDE, Lpips
 from .features.raft import ITERATIONS, Raft, padding, prepared

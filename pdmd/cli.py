@@ -139,7 +139,7 @@ def sample(
     dtype: Annotated[str, typer.Option(help="Of their matrix products: float32 or bfloat16.")] = "float32",
 ) -> None:
     """Make clips or images from a prompt."""
-    from pdmd.benchmark.media import contact_sheet, read_video, write_png, write_video
+    from pdmd.media import contact_sheet, read_video, write_png, write_video
     from pdmd.sample import load_model
     from pdmd.starts import understood
     from pdmd.teachers import Pictured, compute_in
@@ -165,7 +165,7 @@ def sample(
     pixels = loaded.generate([prompt] * len(seeds), seeds, frames)
     if many:
         scale = max(1, 128 // pixels.shape[2])  # small frames are enlarged, to be seen
-        write_png(path, contact_sheet(pixels, columns=min(5, pixels.shape[1]), scale=scale))
+        write_png(path, contact_sheet(list(pixels), columns=min(5, pixels.shape[1]), scale=scale))
     elif pixels.shape[1] == 1:
         write_png(path, pixels[0, 0])
     else:

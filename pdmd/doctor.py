@@ -74,7 +74,7 @@ def _teacher() -> str:
 
 
 def _video() -> str:
-    from pdmd.benchmark.media import read_video, write_video
+    from pdmd.media import read_video, write_video
 
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "clip.mp4"

@@ -154,7 +154,7 @@ def _lines(path: Path) -> list[str]:
 def read_pictured(path: Path) -> list[str]:
     """The prompts of a JSON Lines file of {"text", "image"} with their first frames: `image` is a file, relative to
     the folder of this one. Raises UserError naming the line for anything else."""
-    from pdmd.benchmark.media import read_video
+    from pdmd.media import read_video
 
     made: list[str] = []
     for where, row in _rows(path, "text", "image"):

@@ -31,7 +31,8 @@ with atheris.instrument_imports(include=GUIDED) if atheris else contextlib.nullc
     import watched
     from tried import tell
 
-    from pdmd.benchmark import frechet, media
+    from pdmd import media
+    from pdmd.benchmark import frechet
     from pdmd.benchmark.features import weights
     from pdmd.benchmark.gates import read_gates
     from pdmd.benchmark.generate import read_manifest, read_record

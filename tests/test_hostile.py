@@ -25,7 +25,8 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 from watched import listed, refused_or_read
 
-from pdmd.benchmark import frechet, media
+from pdmd import media
+from pdmd.benchmark import frechet
 from pdmd.benchmark.compare import compare
 from pdmd.benchmark.features import weights
 from pdmd.benchmark.gates import read_gates

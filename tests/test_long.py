@@ -18,12 +18,12 @@ from pdmd.benchmark.diversity import Diversity
 from pdmd.benchmark.features.dis import Dis
 from pdmd.benchmark.features.sprites import SpritesEncoder
 from pdmd.benchmark.generate import Sample, generate
-from pdmd.benchmark.media import write_png, write_video
 from pdmd.benchmark.motion import Motion
 from pdmd.benchmark.pairs import sprites_metrics
 from pdmd.benchmark.score import Media
 from pdmd.benchmark.suites import get_suite, parse_prompts
 from pdmd.config import make_config
+from pdmd.media import write_png, write_video
 from pdmd.run import Run
 from pdmd.sample import load_model
 from pdmd.sprites import grammar, world

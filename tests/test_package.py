@@ -37,6 +37,12 @@ def run(*command: str | Path, cwd: Path, timeout: float = 900) -> str:
     return text
 
 
+def test_of_the_trainer_only_the_command_line_imports_the_benchmark() -> None:
+    importing = re.compile(r"^\s*(from|import) +(pdmd\.|\.+)benchmark", re.MULTILINE)
+    found = {path.name for path in (ROOT / "pdmd").rglob("*.py") if importing.search(path.read_text())}
+    assert found == {"cli.py"}
+
+
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The wheel, built from a copy of the sources: build/ and *.egg-info of earlier builds cannot leak into it."""

@@ -11,11 +11,11 @@ import pytest
 
 from pdmd import state as states
 from pdmd.benchmark.generate import Sample, _line, read_manifest
-from pdmd.benchmark.media import write_png
 from pdmd.benchmark.score import Media
 from pdmd.config import make_config
 from pdmd.errors import UserError
 from pdmd.files import SUMS, check_sums, claim, write_sums
+from pdmd.media import write_png
 from pdmd.run import Run
 from pdmd.sprites import encoder
 from pdmd.train import prepare, train

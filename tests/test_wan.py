@@ -34,7 +34,7 @@ def test_a_damaged_weight_file_is_one_clear_error(folder, tmp_path):
 
 def test_sample_writes_a_clip_an_image_and_a_sheet(folder, tmp_path, cli):
     """Two seeds of five frames: two rows of five, enlarged four times, two pixels between."""
-    from pdmd.benchmark.media import read_video
+    from pdmd.media import read_video
 
     def sample(*args: str) -> None:
         assert cli("sample", folder, "--prompt", "a cross", "--steps", 2, *args) == 0

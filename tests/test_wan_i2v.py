@@ -12,9 +12,9 @@ from PIL import Image
 
 from pdmd import memory
 from pdmd.benchmark import result
-from pdmd.benchmark.media import read_video, write_png
 from pdmd.config import make_config
 from pdmd.errors import UserError
+from pdmd.media import read_video, write_png
 from pdmd.run import Run
 from pdmd.sample import load_model, noise
 from pdmd.sprites import grammar, reader, world

@@ -9,8 +9,8 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from pdmd.files import write_whole
+from pdmd.media import contact_sheet, inside, read_video
 
-from ..media import contact_sheet, inside, read_video
 from ..sides import Side
 
 PROMPTS = 2

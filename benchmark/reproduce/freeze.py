@@ -12,12 +12,12 @@ from typing import Any
 
 import numpy as np
 
+from pdmd.media import inside, read_video
 from pdmd.sample import Student as StudentModel
 from pdmd.sample import load_model
 from pdmd.sprites import reader, world
 
 from ..diversity import CLIP_VALUES
-from ..media import inside, read_video
 from ..report import grid
 from ..sides import Side
 from . import verdict

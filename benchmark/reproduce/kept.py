@@ -15,8 +15,8 @@ from typing import Any
 from pdmd.config import Config
 from pdmd.errors import UserError
 from pdmd.files import SUMS, changed, parse_json, whole_folder, write_sums
+from pdmd.media import inside
 
-from ..media import inside
 from ..sides import BESIDE, Side, read_side
 from ..suites import PromptSet, same_prompts
 from .draw import drawn

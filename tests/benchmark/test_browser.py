@@ -16,9 +16,9 @@ import pytest
 from pdmd.benchmark import compare_html, markup, several
 from pdmd.benchmark.compare import compare
 from pdmd.benchmark.features.dis import Dis
-from pdmd.benchmark.media import write_video
 from pdmd.benchmark.motion import Motion
 from pdmd.benchmark.run import score_folder
+from pdmd.media import write_video
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 pytestmark = [

@@ -9,9 +9,9 @@ import pytest
 
 from pdmd.benchmark import codec
 from pdmd.benchmark.features.sprites import SpritesEncoder
-from pdmd.benchmark.media import CODEC, LOSSLESS
 from pdmd.benchmark.motion import Clip
 from pdmd.benchmark.suites import get_suite, load_prompts
+from pdmd.media import CODEC, LOSSLESS
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,8 @@ import pytest
 import torch
 import torchvision
 
-from pdmd.benchmark import diversity, media, metrics, report, result, score, stats
+from pdmd import media
+from pdmd.benchmark import diversity, metrics, report, result, score, stats
 from pdmd.benchmark.diversity import Diversity
 from pdmd.benchmark.generate import generate
 from pdmd.benchmark.pairs import similarity

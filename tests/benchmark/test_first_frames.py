@@ -10,12 +10,12 @@ from typer.testing import CliRunner
 from pdmd.benchmark import result
 from pdmd.benchmark.first_frames import Renders, attach, described, prepare
 from pdmd.benchmark.generate import read_manifest
-from pdmd.benchmark.media import read_video, write_png
 from pdmd.benchmark.run import run_suite
 from pdmd.benchmark.suites import FIRST_FRAMES, get_suite, load_prompts
 from pdmd.cli import app
 from pdmd.errors import UserError
 from pdmd.files import sha256
+from pdmd.media import read_video, write_png
 from pdmd.sprites import grammar, reader, world
 
 SUITE = get_suite(FIRST_FRAMES)

@@ -13,13 +13,13 @@ import numpy as np
 import pytest
 from forked import DONE, Process
 
-from pdmd.benchmark.media import write_video
 from pdmd.benchmark.run import run_suite
 from pdmd.benchmark.suites import get_suite
 from pdmd.cli import main
 from pdmd.config import make_config
 from pdmd.errors import UserError
 from pdmd.files import claim
+from pdmd.media import write_video
 from pdmd.run import Run
 from pdmd.sprites import world
 from pdmd.train import prepare, train

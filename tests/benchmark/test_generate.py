@@ -15,10 +15,10 @@ import pytest
 from tiny import wan
 
 from pdmd.benchmark.generate import Model, Sample, generate, read_manifest, sample_identity
-from pdmd.benchmark.media import CODEC, LOSSLESS, Codec, read_video
 from pdmd.benchmark.shards import Shard
 from pdmd.benchmark.suites import PromptSet, get_suite, load_prompts
 from pdmd.errors import UserError
+from pdmd.media import CODEC, LOSSLESS, Codec, read_video
 from pdmd.sample import load_model
 
 SUITE = get_suite("motion")

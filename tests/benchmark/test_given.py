@@ -15,7 +15,8 @@ import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
-from pdmd.benchmark import media, provenance, result
+from pdmd import media
+from pdmd.benchmark import provenance, result
 from pdmd.benchmark.compare import compare
 from pdmd.benchmark.features.dis import Dis
 from pdmd.benchmark.given import match, named

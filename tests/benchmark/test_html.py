@@ -19,13 +19,13 @@ from typer.testing import CliRunner
 
 from pdmd.benchmark import charts, exhibits, markup, page, several
 from pdmd.benchmark.features.dis import Dis
-from pdmd.benchmark.media import read_video, write_png, write_video
 from pdmd.benchmark.motion import Motion
 from pdmd.benchmark.run import run_suite, score_folder
 from pdmd.benchmark.sides import read_side
 from pdmd.benchmark.suites import get_suite
 from pdmd.cli import app
 from pdmd.errors import UserError
+from pdmd.media import read_video, write_png, write_video
 
 VOID = {"meta", "img", "br", "link", "input", "hr", "base", "source", "embed"}
 HOSTILE = {

@@ -18,7 +18,6 @@ import torch
 
 from pdmd import figure2 as check
 from pdmd.benchmark import methods
-from pdmd.benchmark.media import read_video
 from pdmd.benchmark.reproduce import (
     decided,
     figure2,
@@ -44,6 +43,7 @@ from pdmd.benchmark.sides import read_side
 from pdmd.config import Config
 from pdmd.errors import UserError
 from pdmd.files import claim
+from pdmd.media import read_video
 from pdmd.sample import load_model
 from pdmd.sprites import grammar, reader, world
 from pdmd.sprites.prompts import held_out

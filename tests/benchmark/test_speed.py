@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pdmd.benchmark import media, speed
+from pdmd import media
+from pdmd.benchmark import speed
 from pdmd.benchmark.features.lpips import Lpips
 from pdmd.benchmark.features.raft import Raft
 from pdmd.benchmark.features.vbench import INSTALL, VBench

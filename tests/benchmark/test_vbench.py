@@ -15,7 +15,8 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from pdmd.benchmark import media, metrics, motion, result
+from pdmd import media
+from pdmd.benchmark import metrics, motion, result
 from pdmd.benchmark.features import flow
 from pdmd.benchmark.features.raft import Raft
 from pdmd.benchmark.features.vbench import INSTALL, VBench

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import ExifTags, Image
 
-from pdmd.benchmark import media
+from pdmd import media
 from pdmd.errors import UserError
 from pdmd.sprites import world
 
