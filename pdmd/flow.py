@@ -12,6 +12,7 @@ Source of the subinterval equations: Phased DMD, arXiv 2510.27684; of the rest: 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -125,11 +126,14 @@ def shift_time(u: Time, k: float) -> Tensor:
 
 
 def time_grid(steps: int, shift: float = 1.0) -> tuple[float, ...]:
-    """1 = t_0 > t_1 > ... > t_N = 0, evenly spaced before the time shift. Raises ValueError for no steps."""
+    """1 = t_0 > t_1 > ... > t_N = 0, evenly spaced before the time shift. Raises ValueError for no steps, and for a
+    shift by which float32 does not tell them apart."""
     if steps < 1:
         raise ValueError(f"a grid needs at least one step, got {steps}")
-    grid = shift_time(torch.linspace(1, 0, steps + 1, dtype=torch.float32), shift)
-    return tuple(grid.tolist())
+    grid = shift_time(torch.linspace(1, 0, steps + 1, dtype=torch.float32), shift).tolist()
+    if grid[0] > 1.001 or any(s >= t for t, s in pairwise(grid)):
+        raise ValueError(f"a time shift of {shift:g} leaves {steps} steps no noise levels of their own")
+    return tuple(grid)
 
 
 def shift_of(grid: Sequence[float]) -> float:
