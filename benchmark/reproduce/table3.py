@@ -67,7 +67,7 @@ def apart(one: Done, ids: Container[str], others: Container[str]) -> list[dict[s
             p = max(float(welch), verdict.t_test(over_seeds))
         logs.append(float(over_seeds.mean()))
         p_values.append(p)
-        reasons.append(f"(not at equal fidelity: {reason})" if reason else "")
+        reasons.append(f"({verdict.UNEQUAL}: {reason})" if reason else "")
     return [
         {
             "ordering": f"{pair[0]} > {pair[1]}",

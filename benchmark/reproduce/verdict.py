@@ -18,6 +18,7 @@ from scipy import special
 from .. import stats
 
 HOLDS, FAILS, UNDECIDED = "holds", "does not hold", "undecided"
+UNEQUAL = "not at equal fidelity"
 ALPHA = 0.05
 #: Fidelities count as equal within so much of each other, and of the base model's.
 WITHIN, OF_BASE = 0.02, 0.05
@@ -105,7 +106,7 @@ def decide(leads: Sequence[Lead], reasons: Sequence[str], looks: int = 1) -> lis
         adjusted = min(1.0, looks * step.adjusted)
         verdict = UNDECIDED if reason else outcome(one.mean, adjusted)
         if reason:
-            reason = f"not at equal fidelity: {reason}"
+            reason = f"{UNEQUAL}: {reason}"
         elif one.over_prompts is None:
             reason = "it takes two prompts"
         elif one.over_seeds is None:

@@ -33,7 +33,7 @@ from pdmd.benchmark.reproduce import (
 )
 from pdmd.benchmark.reproduce import work as module
 from pdmd.benchmark.reproduce.expected import expected
-from pdmd.benchmark.reproduce.summary import summary
+from pdmd.benchmark.reproduce.summary import cell, summary
 from pdmd.benchmark.reproduce.table import BASE
 from pdmd.benchmark.reproduce.tables import TABLES
 from pdmd.benchmark.reproduce.verdict import FAILS, HOLDS, UNDECIDED
@@ -251,7 +251,22 @@ def test_a_table_has_its_figures_its_orderings_and_where_they_come_from(target, 
     agrees(target, TABLES["target"], work)
     listed = summary(work.out).read_text()
     assert "(target.md)" in listed
-    assert "| target | Images | exact > naive | fidelity |" in listed
+    images = json.loads((work.out / "target.json").read_text())["parts"][0]["orderings"]
+    assert images[0]["on"] == "fidelity"
+    assert "\nImages\n\n|  | fidelity |" in listed
+    assert f"| exact > naive | {images[0]['lead']['mean']:+.2g}, p – |" in listed  # of one training seed
+
+
+def test_the_summary_marks_what_holds_what_does_not_and_what_may_not_be_judged() -> None:
+    lead = {"mean": 0.1, "over_seeds": 0.01}
+    one = {"on": "flow_read", "p": 0.012, "lead": lead, "verdict": "undecided", "why": "adjusted p above 0.05"}
+    assert cell(one) == "x 1.11, p 0.012"
+    assert cell(one | {"on": "factor_diversity", "verdict": "holds"}) == "**+0.1, p 0.012**"
+    assert cell(one | {"verdict": "does not hold"}) == "~~x 1.11, p 0.012~~"
+    reason = verdict.unequal(0.9, 0.8, 0.9)
+    (found,) = verdict.decide([verdict.lead(np.ones((2, 3)))], [reason])
+    assert cell(one | {"why": found.reason}) == "x 1.11, p 0.012 †"
+    assert cell({"on": "TV", "ratio": 2.0, "p": 0.5, "verdict": "undecided"}) == "x 2, p 0.5"
 
 
 def test_nothing_finished_is_made_again_and_other_settings_are_refused(target, work, monkeypatch) -> None:
@@ -313,7 +328,7 @@ def test_what_another_process_trains_is_waited_for(work, tmp_path, monkeypatch) 
 
 def test_a_part_whose_teacher_is_absent_says_so(work, tmp_path) -> None:
     part = TABLES["table3"].parts[1]
-    one = table.Table("only", "Only", (part,))
+    one = table.Table("table3", "Only", (part,))
     path = making.make(one, replace(work, i2v_teacher="absent", out=tmp_path))
     assert list(json.loads(path.with_suffix(".json").read_text())["missing"]) == ["Image to video"]
     assert "There is no teacher absent here" in path.read_text()
