@@ -37,8 +37,11 @@ def expected(work: Work, tables: Iterable[Table], apart: Iterable[Student] = ())
     training = {s.name: seconds(work, s) for s in apart}  # a folder's pattern below runs/students -> seconds
     measuring: dict[str, float] = {}  # below runs/bench
 
+    def is_kept(key: str, pattern: str) -> bool:
+        return any(work.out.glob(f"results/{key}/{pattern}/result.json"))
+
     def need(key: str, pattern: str, own: float | None, measuring_seconds: float, media: bool = False) -> None:
-        if media or not any(work.out.glob(f"results/{key}/{pattern}/result.json")):
+        if media or not is_kept(key, pattern):
             if own is not None:  # None: the sweep trains it
                 training[pattern] = own
             measuring[f"{key}/{pattern}"] = measuring_seconds
@@ -51,7 +54,8 @@ def expected(work: Work, tables: Iterable[Table], apart: Iterable[Student] = ())
             rate = dict.fromkeys(table.methods, sweep.RATES[0])
             for student in (s for row in part.students(work, rate).values() for s in row):
                 pattern = student.name.replace(f"lr{student.lr:g}", "lr*")
-                swept = work.rate is None and student in sweep.students(work, student.variant.method)
+                rates = [] if work.rate else sweep.students(work, student.variant.method)
+                swept = student in rates and not all(is_kept("sweep", s.name) for s in rates)
                 cost = None if swept else seconds(work, student)
                 need(part.samples, pattern, cost, n * of_student, part.media)
         if work.rate is None:

@@ -385,6 +385,15 @@ def test_the_command_says_the_time_first_and_bad_input_is_one_line(tmp_path, mon
     assert "`pdmd reproduce figure2 --seeds 1 --out" in (tmp_path / "figure2.md").read_text()
 
 
+def test_whose_samples_are_asked_for_is_expected_to_be_trained_though_the_sweep_kept_its_result(tmp_path) -> None:
+    one, freeze_alone = Work(runs=tmp_path / "runs", out=tmp_path / "out"), [TABLES["freeze"]]
+    assert expected(one, freeze_alone).students == 3 + 2 + 3  # the sweep's, of other training seeds, of longer phases
+    for student in sweep.students(one, "phased"):
+        (folder := one.out / "results" / "sweep" / student.name).mkdir(parents=True)
+        (folder / "result.json").touch()
+    assert expected(one, freeze_alone).students == 3 + 3
+
+
 @pytest.mark.slow
 def test_every_table_from_end_to_end(target, work) -> None:
     assert expected(work, TABLES.values()).students == 11 + 3  # of text to video, and of image to video
