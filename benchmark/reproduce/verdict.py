@@ -57,16 +57,19 @@ class Finding:
 
 
 def lead(differences: np.ndarray) -> Lead:
-    """Of paired differences (training seeds, prompts), positive where the first model leads; without any, nothing."""
+    """Of paired differences (training seeds, prompts), positive where the first model leads, NaN where there is no pair
+    to compare; without any, nothing."""
+    paired = ~np.isnan(differences)
+    differences = differences[paired.any(1)][:, paired.any(0)]
     if differences.size == 0:
         return Lead(0, 0.0, None, None, None, None)
-    prompts, seeds = differences.mean(0), differences.mean(1)
+    prompts, seeds, mean = np.nanmean(differences, 0), np.nanmean(differences, 1), float(np.nanmean(differences))
     spread = prompts.std(ddof=1) if len(prompts) > 1 else 0.0
     return Lead(
         n=len(prompts),
-        mean=float(differences.mean()),
+        mean=mean,
         interval=stats.t_interval(prompts),
-        d=float(differences.mean() / spread) if spread > 0 else None,
+        d=mean / spread if spread > 0 else None,
         over_prompts=stats.sign_flip(prompts).p if len(prompts) > 1 else None,
         over_seeds=t_test(seeds) if len(seeds) > 1 else None,
     )

@@ -26,6 +26,7 @@ from pdmd.benchmark.reproduce import (
     making,
     measure,
     modes,
+    power,
     sweep,
     table,
     table3,
@@ -435,6 +436,39 @@ def test_ratios_are_judged_over_training_seeds() -> None:
     assert less[0]["ratio"] == pytest.approx(1 / less[1]["ratio"]) == pytest.approx(3.2, abs=0.1)
     (alone,) = verdict.ratios(found, pairs[1:2], "it")
     assert alone["p"] < more[1]["p"]  # Holm, over four
+
+
+def test_a_lead_is_of_the_pairs_that_there_are() -> None:
+    nan = np.nan
+    found = verdict.lead(np.array([[1.0, nan, 3.0, nan], [2.0, nan, nan, nan], [nan] * 4]))
+    assert (found.n, found.mean) == (2, 2.0)  # of three pairs
+    assert found.d == pytest.approx(2.0 / np.std([1.5, 3.0], ddof=1))
+    assert found.over_seeds == 0  # each training seed that has a pair leads by 2
+    assert verdict.lead(np.full((2, 3), nan)) == verdict.lead(np.empty((2, 0)))
+
+
+@pytest.mark.parametrize(("halved", "expected"), [("everywhere", HOLDS), ("where unfaithful", UNDECIDED)])
+def test_motion_is_judged_again_on_pairs_of_clips_that_show_all_that_is_asked(work, halved, expected) -> None:
+    base = read_side(Path(__file__).parents[2] / "reports" / "baselines" / "motion")
+
+    def student(loses: bool, seed: int) -> Any:
+        wobble = np.random.default_rng(seed).normal(1.0, 0.02, len(base.items))
+        return replace(base, items=[row | flow(row, loses, w) for row, w in zip(base.items, wobble, strict=True)])
+
+    def flow(row: Mapping[str, str], loses: bool, wobble: float) -> dict[str, str]:
+        loses = loses and (halved == "everywhere" or float(row["fidelity"]) < 1)
+        return {"flow_read": str(row["flow_read"] and float(row["flow_read"]) * wobble * (0.5 if loses else 1.0))}
+
+    sides = {BASE: [base], "sgts": [student(True, s) for s in range(8)]}
+    sides |= {"phased": [student(False, 9 + s) for s in range(8)]}
+    students = {"phased": [Student(PHASED, "sprites", 1e-3, s) for s in range(8)]}
+    done = table.Done(TABLES["power"].parts[2], students, sides, ["flow_read"], [])
+    text, found = power.more([done], work)
+    verdicts = {one["ordering"]: one["verdict"] for one in found["judged"]}
+    assert verdicts == {"phased > sgts": expected, "base > phased": UNDECIDED, "base > sgts": expected}
+    shown = sum(float(row["fidelity"]) == 1 and row["flow_read"] != "" for row in base.items)
+    assert f"phased and sgts {8 * shown}, base and phased {8 * shown}" in text
+    assert f"So many of {8 * len(base.items)} pairs" in text
 
 
 def test_motion_is_judged_apart_where_the_text_leaves_it_open(work) -> None:
