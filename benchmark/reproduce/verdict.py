@@ -63,13 +63,13 @@ def lead(differences: np.ndarray) -> Lead:
     differences = differences[paired.any(1)][:, paired.any(0)]
     if differences.size == 0:
         return Lead(0, 0.0, None, None, None, None)
-    prompts, seeds, mean = np.nanmean(differences, 0), np.nanmean(differences, 1), float(np.nanmean(differences))
+    prompts, seeds = np.nanmean(differences, 0), np.nanmean(differences, 1)
     spread = prompts.std(ddof=1) if len(prompts) > 1 else 0.0
     return Lead(
         n=len(prompts),
-        mean=mean,
+        mean=float(prompts.mean()),
         interval=stats.t_interval(prompts),
-        d=mean / spread if spread > 0 else None,
+        d=float(prompts.mean() / spread) if spread > 0 else None,
         over_prompts=stats.sign_flip(prompts).p if len(prompts) > 1 else None,
         over_seeds=t_test(seeds) if len(seeds) > 1 else None,
     )

@@ -17,7 +17,7 @@ import tiny
 import torch
 
 from pdmd import figure2 as check
-from pdmd.benchmark import methods
+from pdmd.benchmark import methods, metrics
 from pdmd.benchmark.reproduce import (
     decided,
     figure2,
@@ -441,8 +441,8 @@ def test_ratios_are_judged_over_training_seeds() -> None:
 def test_a_lead_is_of_the_pairs_that_there_are() -> None:
     nan = np.nan
     found = verdict.lead(np.array([[1.0, nan, 3.0, nan], [2.0, nan, nan, nan], [nan] * 4]))
-    assert (found.n, found.mean) == (2, 2.0)  # of three pairs
-    assert found.d == pytest.approx(2.0 / np.std([1.5, 3.0], ddof=1))
+    assert (found.n, found.mean) == (2, 2.25)  # each prompt's own mean counts once
+    assert found.d == pytest.approx(2.25 / np.std([1.5, 3.0], ddof=1))
     assert found.over_seeds == 0  # each training seed that has a pair leads by 2
     assert verdict.lead(np.full((2, 3), nan)) == verdict.lead(np.empty((2, 0)))
 
@@ -466,9 +466,31 @@ def test_motion_is_judged_again_on_pairs_of_clips_that_show_all_that_is_asked(wo
     text, found = power.more([done], work)
     verdicts = {one["ordering"]: one["verdict"] for one in found["judged"]}
     assert verdicts == {"phased > sgts": expected, "base > phased": UNDECIDED, "base > sgts": expected}
-    shown = sum(float(row["fidelity"]) == 1 and row["flow_read"] != "" for row in base.items)
-    assert f"phased and sgts {8 * shown}, base and phased {8 * shown}" in text
-    assert f"So many of {8 * len(base.items)} pairs" in text
+    assert "where both show all that is asked" in text
+
+
+def test_factor_diversity_is_judged_again_over_the_noises_of_which_both_show_all(work) -> None:
+    """Of the first prompt there are six of eight such noises, with one colour in one row; of the second three."""
+
+    def side(colours: str, unfaithful: Mapping[str, str]) -> Any:
+        rows = [
+            {"id": key, "seed": str(i), "prompt": "a circle", "colour": colour, "shape": "circle"}
+            | {"fidelity": "0.5" if str(i) in unfaithful.get(key, "") else "1.0"}
+            for key in ("d0", "d1")
+            for i, colour in enumerate(colours.split())
+        ]
+        return SimpleNamespace(items=rows, first=lambda key: {row["id"]: row[key] for row in rows})
+
+    one = side(" ".join(["red"] * 7 + ["blue"]), {"d0": "7", "d1": "0123"})
+    two = side("red blue red blue red blue red blue", {"d0": "0", "d1": "4"})
+    sides = {BASE: [two], "phased": [two, two], "sgts": [one, one]}
+    done = SimpleNamespace(sides=sides)
+    lead = power.alike_factors(done, "phased", "sgts")
+    assert lead.shape == (2, 2)
+    assert np.isnan(lead[:, 1]).all()
+    half = metrics.entropy(["red"] * 3 + ["blue"] * 3, world.CLIP_VALUES["colour"])
+    assert lead[:, 0] == pytest.approx(half)
+    assert power.alike_factors(done, BASE, "sgts")[:, 0] == pytest.approx(half)
 
 
 def test_motion_is_judged_apart_where_the_text_leaves_it_open(work) -> None:
