@@ -488,7 +488,7 @@ def test_factor_diversity_is_judged_again_over_the_noises_of_which_both_show_all
     lead = power.alike_factors(done, "phased", "sgts")
     assert lead.shape == (2, 2)
     assert np.isnan(lead[:, 1]).all()
-    half = metrics.entropy(["red"] * 3 + ["blue"] * 3, world.CLIP_VALUES["colour"])
+    half = metrics.entropy(["red"] * 3 + ["blue"] * 3, power.CLIP_VALUES["colour"])
     assert lead[:, 0] == pytest.approx(half)
     assert power.alike_factors(done, BASE, "sgts")[:, 0] == pytest.approx(half)
 
