@@ -131,7 +131,7 @@ def time_grid(steps: int, shift: float = 1.0) -> tuple[float, ...]:
     if steps < 1:
         raise ValueError(f"a grid needs at least one step, got {steps}")
     grid = shift_time(torch.linspace(1, 0, steps + 1, dtype=torch.float32), shift).tolist()
-    if grid[0] > 1.001 or any(s >= t for t, s in pairwise(grid)):
+    if not (abs(grid[0] - 1) < 1e-3 and all(t - s > 1e-6 for t, s in pairwise(grid))):
         raise ValueError(f"a time shift of {shift:g} leaves {steps} steps no noise levels of their own")
     return tuple(grid)
 

@@ -210,6 +210,6 @@ def test_time_grid_values_and_errors():
     assert flow.time_grid(4, 5.0) == pytest.approx((1, 15 / 16, 5 / 6, 5 / 8, 0))
     with pytest.raises(ValueError, match="at least one step"):
         flow.time_grid(0)
-    for shift in (1e8, 1e-9):  # float32 rounds the first to 1, and begins the second at infinity
+    for shift in (2e7, 1e8, 1e-7, 1e-9, float("inf"), float("nan")):
         with pytest.raises(ValueError, match="leaves 4 steps no noise levels of their own"):
             flow.time_grid(4, shift)

@@ -54,8 +54,8 @@ def expected(work: Work, tables: Iterable[Table], apart: Iterable[Student] = ())
             rate = dict.fromkeys(table.methods, sweep.RATES[0])
             for student in (s for row in part.students(work, rate).values() for s in row):
                 pattern = student.name.replace(f"lr{student.lr:g}", "lr*")
-                rates = [] if work.rate else sweep.students(work, student.variant.method)
-                swept = student in rates and not all(is_kept("sweep", s.name) for s in rates)
+                rates = sweep.students(work, student.variant.method) if work.rate is None else []
+                swept = student in rates and not any(is_kept("sweep", s.name) for s in rates)
                 cost = None if swept else seconds(work, student)
                 need(part.samples, pattern, cost, n * of_student, part.media)
         if work.rate is None:

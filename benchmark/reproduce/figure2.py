@@ -13,6 +13,7 @@ from .. import provenance
 from ..report import grid
 from .verdict import ratios
 from .work import Work
+from .writing import number
 
 SEEDS = 3
 TITLE = "The 1-D check"
@@ -27,7 +28,7 @@ def make(work: Work) -> Path:
     path = work.out / "figure2.md"
     write_whole(path.with_suffix(".png"), lambda part: figure2.draw(found, part))
     judged = ratios(found.from_flow, PAIRS, "distance from the exact flow")
-    rows = [(one["ordering"], f"x {one['ratio']:.2f}", f"{one['p']:.3g}", f"**{one['verdict']}**") for one in judged]
+    rows = [(one["ordering"], f"x {one['ratio']:.2f}", number(one["p"]), f"**{one['verdict']}**") for one in judged]
     table = grid(("further from the exact flow", "by", "p over training seeds, Holm", ""), rows)
     made_by = f"`{work.command}`, commit {provenance.commit_text()}."
     write_text(path, f"{figure2.report(found, made_by, seeds)}\n{table}\n")

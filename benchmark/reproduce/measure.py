@@ -142,11 +142,7 @@ def metrics_of(of: Mapping[str, Sequence[Side]], wanted: Sequence[str]) -> list[
 def differences(metric: str, more: Values, less: Values) -> np.ndarray:
     """By how much the first row leads, on the metric's scale (flow: logarithms), (training seeds, prompts) over the
     prompts that both have in all seeds; a row of one seed stands beside each of the other's."""
-    return drops(metric, *aligned(more, less))
-
-
-def drops(metric: str, first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """By how much the first values lead the second ones, one by one, on the metric's scale."""
+    first, second = aligned(more, less)
     if metric == FLOW_READ:
         return RATIO.drops(first, second)
     scale: Scale = scale_of(metric, first.ravel(), second.ravel())

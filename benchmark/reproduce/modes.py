@@ -30,6 +30,7 @@ from .table import BASE
 from .target import ROWS as TARGETS
 from .verdict import ratios
 from .work import DMD, FEW_STEP, PHASED, SGTS, Student, Variant, Work, train
+from .writing import number
 
 NAME, TITLE = "modes", "Coverage: what is left of the modes' weights where the score is exact"
 SEEDS, SAMPLES, LR = 5, 8192, 5e-4
@@ -164,7 +165,7 @@ def text(
 
     def table(family: Sequence[Mapping[str, Any]]) -> str:
         rows = [
-            (one["ordering"], f"x {one['ratio']:.2f}", f"{one['p']:.3g}", f"**{one['verdict']}**") for one in family
+            (one["ordering"], f"x {one['ratio']:.2f}", number(one["p"]), f"**{one['verdict']}**") for one in family
         ]
         return grid(("keeps more", "TV of the second over the first's", "p, Holm", ""), rows)
 

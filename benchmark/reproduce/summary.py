@@ -18,9 +18,10 @@ TEXT = """# The paper's claims on the embedded world
 
 `pdmd reproduce` (docs/reproduce.md). Each table says by which command and commit it was made, of which seeds and
 prompts, and why an ordering is undecided. A cell has the first model's lead in the metric's own terms (`x`: the ratio;
-similarity: by how much less) and p, the larger of that over prompts and that over training seeds, adjusted by Holm.
+similarity: by how much less) and p: the larger of that over prompts and that over training seeds (figure2, modes: that
+over training seeds), adjusted by Holm over the orderings of the metric, and for further looks as the table says.
 **Bold: the ordering holds.** ~~Struck: it does not hold.~~ All others are undecided; † not at equal fidelity, which
-forbids a verdict; – as p: one training seed has none.
+forbids a verdict; – nothing to compare, or no test, as of one training seed.
 
 """
 
@@ -60,11 +61,12 @@ def cell(one: dict[str, Any]) -> str:
     """The lead, p and verdict of an ordering."""
     if "ratio" in one:
         size = f"x {one['ratio']:.3g}"
+    elif one["lead"]["n"] == 0:
+        size = "–"
     else:
         lead = one["lead"]["mean"]
         size = f"x {math.exp(lead):.3g}" if one["on"] in RATIOS else f"{lead:+.2g}"
-    unjudged = "lead" in one and one["lead"]["over_seeds"] is None
-    text = f"{size}, p {'–' if unjudged or one['p'] is None else format(one['p'], '.2g')}"
+    text = f"{size}, p {'–' if one['p'] is None else format(one['p'], '.2g')}"
     if one["verdict"] in (HOLDS, FAILS):
         return f"**{text}**" if one["verdict"] == HOLDS else f"~~{text}~~"
     return text + (" †" if UNEQUAL in one.get("why", "") else "")

@@ -17,7 +17,7 @@ from . import verdict
 from .measure import FLOW_READ, differences, mean, values
 from .table import BASE, MOTION, Done, Part, Table, judge
 from .work import DMD, PHASED, SGTS, Work
-from .writing import figures, orderings, plain
+from .writing import figures, number, orderings, plain
 
 ROWS = {"dmd": DMD, "sgts": SGTS, "phased": PHASED}
 OPEN, STATED = "leaves the motion open", "states the motion"
@@ -42,7 +42,7 @@ def more(done: Sequence[Done], work: Work) -> tuple[str, dict[str, Any]]:
             title = f"{one.part.title}: the lead in flow where the text {OPEN} over that where it {STATED}"
             rows = apart(one, groups[OPEN], groups[STATED])
             cells = [
-                (r["ordering"], f"x {r['ratio']:.3f}", f"{r['p']:.3g}", f"**{r['verdict']}** {r['why']}") for r in rows
+                (r["ordering"], f"x {r['ratio']:.3f}", number(r["p"]), f"**{r['verdict']}** {r['why']}") for r in rows
             ]
             texts.append(f"## {title}\n\n{grid(('', FLOW_READ, 'p, Holm', ''), cells)}\n")
             found += [{"part": title} | row for row in rows]
@@ -61,23 +61,27 @@ def apart(one: Done, ids: Container[str], others: Container[str]) -> list[dict[s
             lead.append(differences(FLOW_READ, row[pair[0]], row[pair[1]]))
             f = [mean(values(one.sides[label], "fidelity", group)) for label in (*pair, BASE)]
             reason = reason or verdict.unequal(f[0], f[1], f[2], pair[0] == BASE)
-        over_seeds, p = lead[0].mean(1) - lead[1].mean(1), 1.0
+        if not all(x.size for x in lead):
+            continue
+        over_seeds, p = lead[0].mean(1) - lead[1].mean(1), None
         if len(over_seeds) > 1 and min(x.shape[1] for x in lead) > 1:
             welch = stats.ttest_ind(lead[0].mean(0), lead[1].mean(0), equal_var=False).pvalue
             p = max(float(welch), verdict.t_test(over_seeds))
+        pairs.append(pair)
         logs.append(float(over_seeds.mean()))
         p_values.append(p)
         reasons.append(f"({verdict.UNEQUAL}: {reason})" if reason else "")
+    steps = holm([1.0 if p is None else p for p in p_values], verdict.ALPHA)
     return [
         {
             "ordering": f"{pair[0]} > {pair[1]}",
             "on": FLOW_READ,
             "ratio": math.exp(log),
-            "p": step.adjusted,
+            "p": None if p is None else step.adjusted,
             "verdict": verdict.UNDECIDED if why else verdict.outcome(log, step.adjusted),
             "why": why,
         }
-        for pair, log, step, why in zip(pairs, logs, holm(p_values, verdict.ALPHA), reasons, strict=True)
+        for pair, log, p, step, why in zip(pairs, logs, p_values, steps, reasons, strict=True)
     ]
 
 

@@ -39,6 +39,11 @@ class Lead:
     over_seeds: float | None
 
     @property
+    def tested(self) -> bool:
+        """Whether both tests can be had."""
+        return self.over_prompts is not None and self.over_seeds is not None
+
+    @property
     def p(self) -> float:
         """The larger of the two p-values; 1 where one of the tests cannot be had."""
         if self.over_prompts is None or self.over_seeds is None:
@@ -57,19 +62,16 @@ class Finding:
 
 
 def lead(differences: np.ndarray) -> Lead:
-    """Of paired differences (training seeds, prompts), positive where the first model leads, NaN where there is no pair
-    to compare; without any, nothing."""
-    paired = ~np.isnan(differences)
-    differences = differences[paired.any(1)][:, paired.any(0)]
+    """Of paired differences (training seeds, prompts), positive where the first model leads; without any, nothing."""
     if differences.size == 0:
         return Lead(0, 0.0, None, None, None, None)
-    prompts, seeds = np.nanmean(differences, 0), np.nanmean(differences, 1)
+    prompts, seeds = differences.mean(0), differences.mean(1)
     spread = prompts.std(ddof=1) if len(prompts) > 1 else 0.0
     return Lead(
         n=len(prompts),
-        mean=float(prompts.mean()),
+        mean=float(differences.mean()),
         interval=stats.t_interval(prompts),
-        d=float(prompts.mean() / spread) if spread > 0 else None,
+        d=float(differences.mean() / spread) if spread > 0 else None,
         over_prompts=stats.sign_flip(prompts).p if len(prompts) > 1 else None,
         over_seeds=t_test(seeds) if len(seeds) > 1 else None,
     )
@@ -110,6 +112,8 @@ def decide(leads: Sequence[Lead], reasons: Sequence[str], looks: int = 1) -> lis
         verdict = UNDECIDED if reason else outcome(one.mean, adjusted)
         if reason:
             reason = f"{UNEQUAL}: {reason}"
+        elif one.n == 0:
+            reason = "no prompt to compare"
         elif one.over_prompts is None:
             reason = "it takes two prompts"
         elif one.over_seeds is None:
@@ -126,12 +130,13 @@ def ratios(
     """Whether the first of each pair has more of a positive quantity than the second, or with `less` less of it, where
     each model has one value a training seed, the same seeds in all, or one value in all: Student's test of the
     logarithms, paired by seed, adjusted by Holm over the pairs. `ratio` is of geometric means, the one that is to be
-    larger over the other."""
+    larger over the other; `p` is None where there is one training seed."""
     logs = {label: np.log(row) for label, row in values.items()}
     leads = [np.atleast_1d((logs[b] - logs[a]) if less else (logs[a] - logs[b])) for a, b in pairs]
     p_values = [t_test(one) if len(one) > 1 else 1.0 for one in leads]
     judged = []
     for (first, second), one, step in zip(pairs, leads, stats.holm(p_values, ALPHA), strict=True):
         named = {"ordering": f"{first} > {second}", "on": on, "ratio": float(np.exp(one.mean()))}
-        judged.append(named | {"p": step.adjusted, "verdict": outcome(float(one.mean()), step.adjusted)})
+        p = step.adjusted if len(one) > 1 else None
+        judged.append(named | {"p": p, "verdict": outcome(float(one.mean()), step.adjusted)})
     return judged

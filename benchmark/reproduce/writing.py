@@ -65,20 +65,28 @@ def orderings(judged: Sequence[Judged]) -> str:
         found = one.finding
         why = f"**{found.verdict}**" + (f" ({found.reason})" if found.reason else "")
         cells = [f"{one.more} > {one.less}", one.metric, found.lead.n]
-        cells += [effect(one.metric, found.lead), _number(found.lead.d)]
-        cells += [_number(found.lead.over_prompts), _number(found.lead.over_seeds), _number(found.adjusted), why]
+        cells += [effect(one.metric, found.lead), number(found.lead.d)]
+        cells += [
+            number(found.lead.over_prompts),
+            number(found.lead.over_seeds),
+            number(found.adjusted if found.lead.tested else None),
+            why,
+        ]
         rows.append(cells)
     return grid(head, rows) + "\n"
 
 
 def effect(metric: str, lead: Lead) -> str:
     """A lead in the metric's own terms: a difference, for flow a ratio of geometric means."""
+    if lead.n == 0:
+        return "–"
     bounds = [lead.mean] + ([lead.interval.low, lead.interval.high] if lead.interval else [])
     shown = [f"x {math.exp(b):.3f}" if metric in RATIOS else f"{b:+.4f}" for b in bounds]
     return shown[0] + (f" ({shown[1]} to {shown[2]})" if len(shown) == 3 else "")
 
 
-def _number(value: float | None) -> str:
+def number(value: float | None) -> str:
+    """To three digits; a dash where there is none."""
     return "–" if value is None else f"{value:.3g}"
 
 
@@ -108,10 +116,10 @@ Every student has the same budget, unless its row says otherwise: generator step
 
 
 def plain(one: Judged) -> dict[str, Any]:
-    """An ordering for JSON: `p` is the larger of the two, adjusted."""
+    """An ordering for JSON: `p` is the larger of the two, adjusted; None where one of them cannot be had."""
     found = one.finding
     named = {"ordering": f"{one.more} > {one.less}", "on": one.metric, "verdict": found.verdict, "why": found.reason}
-    return named | {"p": found.adjusted, "lead": asdict(found.lead)}
+    return named | {"p": found.adjusted if found.lead.tested else None, "lead": asdict(found.lead)}
 
 
 def as_json(done: Done, work: Work) -> dict[str, Any]:

@@ -17,7 +17,7 @@ import tiny
 import torch
 
 from pdmd import figure2 as check
-from pdmd.benchmark import methods, metrics
+from pdmd.benchmark import methods
 from pdmd.benchmark.reproduce import (
     decided,
     figure2,
@@ -31,6 +31,7 @@ from pdmd.benchmark.reproduce import (
     table,
     table3,
     verdict,
+    writing,
 )
 from pdmd.benchmark.reproduce import work as module
 from pdmd.benchmark.reproduce.expected import expected
@@ -259,7 +260,7 @@ def test_a_table_has_its_figures_its_orderings_and_where_they_come_from(target, 
 
 
 def test_the_summary_marks_what_holds_what_does_not_and_what_may_not_be_judged() -> None:
-    lead = {"mean": 0.1, "over_seeds": 0.01}
+    lead = {"mean": 0.1, "n": 3}
     one = {"on": "flow_read", "p": 0.012, "lead": lead, "verdict": "undecided", "why": "adjusted p above 0.05"}
     assert cell(one) == "x 1.11, p 0.012"
     assert cell(one | {"on": "factor_diversity", "verdict": "holds"}) == "**+0.1, p 0.012**"
@@ -268,6 +269,10 @@ def test_the_summary_marks_what_holds_what_does_not_and_what_may_not_be_judged()
     (found,) = verdict.decide([verdict.lead(np.ones((2, 3)))], [reason])
     assert cell(one | {"why": found.reason}) == "x 1.11, p 0.012 †"
     assert cell({"on": "TV", "ratio": 2.0, "p": 0.5, "verdict": "undecided"}) == "x 2, p 0.5"
+    (nothing,) = verdict.decide([verdict.lead(np.empty((2, 0)))], [""])
+    assert nothing.reason == "no prompt to compare"
+    one = writing.plain(table.Judged("flow_read", "phased", "sgts", nothing))
+    assert cell(one) == "–, p –"
 
 
 def test_nothing_finished_is_made_again_and_other_settings_are_refused(target, work, monkeypatch) -> None:
@@ -438,59 +443,43 @@ def test_ratios_are_judged_over_training_seeds() -> None:
     assert alone["p"] < more[1]["p"]  # Holm, over four
 
 
-def test_a_lead_is_of_the_pairs_that_there_are() -> None:
-    nan = np.nan
-    found = verdict.lead(np.array([[1.0, nan, 3.0, nan], [2.0, nan, nan, nan], [nan] * 4]))
-    assert (found.n, found.mean) == (2, 2.25)  # each prompt's own mean counts once
-    assert found.d == pytest.approx(2.25 / np.std([1.5, 3.0], ddof=1))
-    assert found.over_seeds == 0  # each training seed that has a pair leads by 2
-    assert verdict.lead(np.full((2, 3), nan)) == verdict.lead(np.empty((2, 0)))
-
-
-@pytest.mark.parametrize(("halved", "expected"), [("everywhere", HOLDS), ("where unfaithful", UNDECIDED)])
-def test_motion_is_judged_again_on_pairs_of_clips_that_show_all_that_is_asked(work, halved, expected) -> None:
+def test_power_is_judged_again_over_the_prompts_of_equal_fidelity(work) -> None:
+    """Sgts has half the flow and shows half as much where the prompt names no motion, all else is the base's."""
     base = read_side(Path(__file__).parents[2] / "reports" / "baselines" / "motion")
+    prompts = base.first("prompt")
+    is_open = {key for key, text in prompts.items() if "motion" not in grammar.parse(text)}
 
-    def student(loses: bool, seed: int) -> Any:
-        wobble = np.random.default_rng(seed).normal(1.0, 0.02, len(base.items))
-        return replace(base, items=[row | flow(row, loses, w) for row, w in zip(base.items, wobble, strict=True)])
+    def student(share: float, seed: int) -> Any:
+        rng = np.random.default_rng(seed)
+        return replace(base, items=[row | changed(row, share * rng.normal(1, 0.02)) for row in base.items])
 
-    def flow(row: Mapping[str, str], loses: bool, wobble: float) -> dict[str, str]:
-        loses = loses and (halved == "everywhere" or float(row["fidelity"]) < 1)
-        return {"flow_read": str(row["flow_read"] and float(row["flow_read"]) * wobble * (0.5 if loses else 1.0))}
+    def changed(row: Mapping[str, str], share: float) -> dict[str, str]:
+        flow = str(row["flow_read"] and float(row["flow_read"]) * share)
+        return {"flow_read": flow, "shown": str(0.5 if share < 0.7 and row["id"] in is_open else 1.0)}
 
-    sides = {BASE: [base], "sgts": [student(True, s) for s in range(8)]}
-    sides |= {"phased": [student(False, 9 + s) for s in range(8)]}
+    def values(sides: list[Any], metric: str, ids: set[str] | None = None) -> list[dict[str, float]]:
+        column = "shown" if metric == "fidelity" else metric
+        rows = [[row for row in side.items if ids is None or row["id"] in ids] for side in sides]
+        return [{row["id"]: float(row.get(column, 1.0)) for row in each if row.get(column, "1")} for each in rows]
+
+    sides = {BASE: [base], "sgts": [student(0.5, s) for s in range(8)]}
+    sides |= {"phased": [student(1.0, 9 + s) for s in range(8)]}
     students = {"phased": [Student(PHASED, "sprites", 1e-3, s) for s in range(8)]}
     done = table.Done(TABLES["power"].parts[2], students, sides, ["flow_read"], [])
-    text, found = power.more([done], work)
+    with pytest.MonkeyPatch.context() as patch:
+        for place in (power, table, writing):
+            patch.setattr(place, "values", values)
+        text, found = power.more([done], work)
+        (before, *_) = table.judge(done.part, sides, ["flow_read"])
+        assert before.finding.reason.startswith("not at equal fidelity")
+        (twice, *_) = table.judge(done.part, sides, ["flow_read"], prompts.keys() - is_open)
+        nothing, _ = power.more([replace(done, sides=sides | {"phased": sides["sgts"]})], work)
     verdicts = {one["ordering"]: one["verdict"] for one in found["judged"]}
-    assert verdicts == {"phased > sgts": expected, "base > phased": UNDECIDED, "base > sgts": expected}
-    assert "where both show all that is asked" in text
-
-
-def test_factor_diversity_is_judged_again_over_the_noises_of_which_both_show_all(work) -> None:
-    """Of the first prompt there are six of eight such noises, with one colour in one row; of the second three."""
-
-    def side(colours: str, unfaithful: Mapping[str, str]) -> Any:
-        rows = [
-            {"id": key, "seed": str(i), "prompt": "a circle", "colour": colour, "shape": "circle"}
-            | {"fidelity": "0.5" if str(i) in unfaithful.get(key, "") else "1.0"}
-            for key in ("d0", "d1")
-            for i, colour in enumerate(colours.split())
-        ]
-        return SimpleNamespace(items=rows, first=lambda key: {row["id"]: row[key] for row in rows})
-
-    one = side(" ".join(["red"] * 7 + ["blue"]), {"d0": "7", "d1": "0123"})
-    two = side("red blue red blue red blue red blue", {"d0": "0", "d1": "4"})
-    sides = {BASE: [two], "phased": [two, two], "sgts": [one, one]}
-    done = SimpleNamespace(sides=sides)
-    lead = power.alike_factors(done, "phased", "sgts")
-    assert lead.shape == (2, 2)
-    assert np.isnan(lead[:, 1]).all()
-    half = metrics.entropy(["red"] * 3 + ["blue"] * 3, power.CLIP_VALUES["colour"])
-    assert lead[:, 0] == pytest.approx(half)
-    assert power.alike_factors(done, BASE, "sgts")[:, 0] == pytest.approx(half)
+    assert verdicts == {"phased > sgts": HOLDS, "base > phased": UNDECIDED, "base > sgts": HOLDS}
+    assert {one["n_prompts"] for one in found["judged"]} == {len(prompts) - len(is_open)}
+    assert f"n = {len(prompts) - len(is_open)} of {len(prompts)} prompts" in text
+    assert found["judged"][0]["p"] == pytest.approx(1.5 * twice.finding.adjusted)  # for the third look
+    assert f"n = {len(prompts) - len(is_open)} of" in nothing
 
 
 def test_motion_is_judged_apart_where_the_text_leaves_it_open(work) -> None:
