@@ -164,9 +164,7 @@ def text(
         return f"{np.mean(values):.3f}{each}"
 
     def table(family: Sequence[Mapping[str, Any]]) -> str:
-        rows = [
-            (one["ordering"], f"x {one['ratio']:.2f}", number(one["p"]), f"**{one['verdict']}**") for one in family
-        ]
+        rows = [(one["ordering"], f"x {one['ratio']:.2f}", number(one["p"]), f"**{one['verdict']}**") for one in family]
         return grid(("keeps more", "TV of the second over the first's", "p, Holm", ""), rows)
 
     tables = "\n\n".join(f"## {title}\n\n{table(family)}" for title, family in judged.items())
