@@ -51,10 +51,10 @@ def more(done: Sequence[Done], work: Work) -> tuple[str, dict[str, Any]]:
 
 def apart(one: Done, ids: Container[str], others: Container[str]) -> list[dict[str, Any]]:
     """Whether the lead in flow of each ordering is larger among some prompts than among others: Welch's test over
-    prompts, Student's over training seeds, the larger p of both, Holm over the orderings; at equal fidelity in both."""
-    pairs = [pair for pair in one.part.orderings if "dmd" not in pair]
-    logs, p_values, reasons = [], [], []
-    for pair in pairs:
+    prompts, Student's over training seeds, the larger p of both, Holm over the orderings; at equal fidelity in both. An
+    ordering that has no legible clips among one of them is left out."""
+    pairs, logs, p_values, reasons = [], [], [], []
+    for pair in (pair for pair in one.part.orderings if "dmd" not in pair):
         lead, reason = [], ""
         for group in (ids, others):
             row = {label: values(one.sides[label], FLOW_READ, group) for label in pair}

@@ -438,6 +438,7 @@ def test_ratios_are_judged_over_training_seeds() -> None:
     more, less = (verdict.ratios(found, pairs, "it", less=way) for way in (False, True))
     assert [one["verdict"] for one in more] == [FAILS, HOLDS, FAILS, UNDECIDED]
     assert [one["verdict"] for one in less] == [HOLDS, FAILS, HOLDS, UNDECIDED]
+    assert [one["p"] is None for one in more] == [False, False, False, True]
     assert less[0]["ratio"] == pytest.approx(1 / less[1]["ratio"]) == pytest.approx(3.2, abs=0.1)
     (alone,) = verdict.ratios(found, pairs[1:2], "it")
     assert alone["p"] < more[1]["p"]  # Holm, over four
@@ -496,6 +497,9 @@ def test_motion_is_judged_apart_where_the_text_leaves_it_open(work) -> None:
         known = row["flow_read"] and float(row["flow_read"]) * wobble * (share if is_open else 1.0)
         return {"flow_read": str(known)}
 
+    def illegible(row: Mapping[str, str]) -> dict[str, str]:
+        return {} if "motion" in grammar.parse(row["prompt"]) else {"flow_read": ""}
+
     sides = {BASE: [base], "sgts": [of(0.5, s) for s in range(3)], "phased": [of(1.0, 9 + s) for s in range(3)]}
     students = {"phased": [Student(PHASED, "sprites", 1e-3, s) for s in range(3)]}
     text, found = table3.more([table.Done(part, students, sides, ["flow_read"], [])], work)
@@ -510,6 +514,10 @@ def test_motion_is_judged_apart_where_the_text_leaves_it_open(work) -> None:
     assert verdicts[title, "base > phased"] == UNDECIDED
     ratio = next(one["ratio"] for one in found["judged"] if one["part"] == title)
     assert ratio == pytest.approx(1.9, abs=0.1)  # still clips count as the floor
+    blind = [replace(one, items=[row | illegible(row) for row in one.items]) for one in sides["sgts"]]
+    found = table3.more([table.Done(part, students, sides | {"sgts": blind}, ["flow_read"], [])], work)[1]["judged"]
+    assert [one["ordering"] for one in found if one["part"] == title] == ["base > phased"]
+    assert next(one["why"] for one in found if one["part"] == open_) == "no prompt to compare"
 
 
 def test_what_is_decided_is_what_comes_out_the_same_beyond_chance(work, tmp_path) -> None:
