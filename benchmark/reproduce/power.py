@@ -7,10 +7,10 @@ from dataclasses import replace
 from typing import Any
 
 from .measure import mean, values
-from .table import BASE, DIVERSITY, MOTION, Done, Part, Table, judge
+from .table import BASE, DIVERSITY, MOTION, Done, Part, Table
 from .verdict import unequal
 from .work import PHASED, SGTS, Work
-from .writing import figures, orderings, plain
+from .writing import again
 
 ROWS = {"sgts": SGTS, "phased": PHASED}
 PAIRS = (("phased", "sgts"), (BASE, "phased"), (BASE, "sgts"))
@@ -23,12 +23,11 @@ def more(done: Sequence[Done], work: Work) -> tuple[str, dict[str, Any]]:
     for one in done:
         title = f"{one.part.title}, asked afterwards: the prompts of equal fidelity"
         ids = equally_shown(one)
-        text = f"## {title}\n\nn = {len(ids)} of {one.prompts} prompts.\n"
-        if ids:
-            judged = judge(replace(one.part, looks=LOOKS + 1), one.sides, one.metrics, ids)
-            text += f"\n{figures(one.sides, ['fidelity', *one.metrics], ids)}\n\n{orderings(judged)}"
-            found += [{"part": title, "n_prompts": len(ids)} | plain(each) for each in judged]
+        of = f"n = {len(ids)} of {one.prompts} prompts."
+        part = replace(one.part, looks=LOOKS + 1)
+        text, judged = again(one, part, title, ids, of) if ids else (f"## {title}\n\n{of}\n", [])
         texts.append(text)
+        found += judged
     return "\n".join(texts), {"judged": found}
 
 

@@ -15,9 +15,9 @@ from ..report import grid
 from ..stats import holm
 from . import verdict
 from .measure import FLOW_READ, differences, mean, values
-from .table import BASE, MOTION, Done, Part, Table, judge
+from .table import BASE, MOTION, Done, Part, Table
 from .work import DMD, PHASED, SGTS, Work
-from .writing import figures, number, orderings, plain
+from .writing import again, number
 
 ROWS = {"dmd": DMD, "sgts": SGTS, "phased": PHASED}
 OPEN, STATED = "leaves the motion open", "states the motion"
@@ -33,11 +33,9 @@ def more(done: Sequence[Done], work: Work) -> tuple[str, dict[str, Any]]:
         groups = {OPEN: is_open, STATED: prompts.keys() - is_open}
         for group, ids in ((group, ids) for group, ids in groups.items() if ids):
             title = f"{one.part.title}, where the text {group}"
-            judged = judge(one.part, one.sides, one.metrics, ids)
-            columns = ["fidelity", *one.metrics]
-            texts.append(f"## {title}\n\nn = {len(ids)} prompts.\n\n{figures(one.sides, columns, ids)}\n")
-            texts.append(orderings(judged))
-            found += [{"part": title, "n_prompts": len(ids)} | plain(each) for each in judged]
+            text, judged = again(one, one.part, title, ids, f"n = {len(ids)} prompts.")
+            texts.append(text)
+            found += judged
         if all(groups.values()) and FLOW_READ in one.metrics:
             title = f"{one.part.title}: the lead in flow where the text {OPEN} over that where it {STATED}"
             rows = apart(one, groups[OPEN], groups[STATED])

@@ -39,11 +39,6 @@ class Lead:
     over_seeds: float | None
 
     @property
-    def tested(self) -> bool:
-        """Whether both tests can be had."""
-        return self.over_prompts is not None and self.over_seeds is not None
-
-    @property
     def p(self) -> float:
         """The larger of the two p-values; 1 where one of the tests cannot be had."""
         if self.over_prompts is None or self.over_seeds is None:
@@ -59,6 +54,11 @@ class Finding:
     adjusted: float
     verdict: str
     reason: str
+
+    @property
+    def p(self) -> float | None:
+        """The adjusted p-value, None where one of the lead's two tests cannot be had."""
+        return None if None in (self.lead.over_prompts, self.lead.over_seeds) else self.adjusted
 
 
 def lead(differences: np.ndarray) -> Lead:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Collection, Container, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from ..report import grid
 from ..sides import Side
 from . import verdict
 from .measure import facts, mean, one_number, values
-from .table import BASE, Done, Judged
+from .table import BASE, Done, Judged, Part, judge
 from .verdict import Lead
 from .work import Work
 
@@ -66,12 +66,7 @@ def orderings(judged: Sequence[Judged]) -> str:
         why = f"**{found.verdict}**" + (f" ({found.reason})" if found.reason else "")
         cells = [f"{one.more} > {one.less}", one.metric, found.lead.n]
         cells += [effect(one.metric, found.lead), number(found.lead.d)]
-        cells += [
-            number(found.lead.over_prompts),
-            number(found.lead.over_seeds),
-            number(found.adjusted if found.lead.tested else None),
-            why,
-        ]
+        cells += [number(found.lead.over_prompts), number(found.lead.over_seeds), number(found.p), why]
         rows.append(cells)
     return grid(head, rows) + "\n"
 
@@ -115,11 +110,19 @@ Every student has the same budget, unless its row says otherwise: generator step
 """
 
 
+def again(one: Done, part: Part, title: str, ids: Collection[str], of: str) -> tuple[str, list[dict[str, Any]]]:
+    """A part's models over some of its prompts (`of`: how many, in words), judged as `part` says: as Markdown, and for
+    JSON."""
+    judged = judge(part, one.sides, one.metrics, ids)
+    text = f"## {title}\n\n{of}\n\n{figures(one.sides, ['fidelity', *one.metrics], ids)}\n\n{orderings(judged)}"
+    return text, [{"part": title, "n_prompts": len(ids)} | plain(each) for each in judged]
+
+
 def plain(one: Judged) -> dict[str, Any]:
     """An ordering for JSON: `p` is the larger of the two, adjusted; None where one of them cannot be had."""
     found = one.finding
     named = {"ordering": f"{one.more} > {one.less}", "on": one.metric, "verdict": found.verdict, "why": found.reason}
-    return named | {"p": found.adjusted if found.lead.tested else None, "lead": asdict(found.lead)}
+    return named | {"p": found.p, "lead": asdict(found.lead)}
 
 
 def as_json(done: Done, work: Work) -> dict[str, Any]:
